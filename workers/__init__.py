@@ -1,0 +1,1 @@
+"""From a Chunk of keys to one Parquet part in S3."""

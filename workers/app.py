@@ -1,0 +1,35 @@
+"""The Celery app of a worker process: the environment is read here, once; `celery -A workers.app worker` starts it."""
+
+import logging
+import sys
+from typing import Any
+
+from celery import signals
+
+from config.clients import make_celery
+from config.errors import SettingsError
+from config.settings import Settings, read_settings
+from workers.drain import give_back_after_grace
+from workers.lease import make_lease_step
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s"
+
+
+def _read_settings_or_exit() -> Settings:
+    try:
+        return read_settings()
+    except SettingsError as error:
+        sys.exit(f"worker: {error}")
+
+
+@signals.setup_logging.connect
+def _set_up_logging(loglevel: int | str = logging.INFO, **_: Any) -> None:
+    """One format for Celery's lines and ours, to stderr; what is printed there is for a person or a log shipper."""
+    logging.basicConfig(level=loglevel, format=LOG_FORMAT)
+
+
+settings = _read_settings_or_exit()
+app = make_celery(settings)
+app.conf.include = ["workers.tasks"]
+app.steps["consumer"].add(make_lease_step(settings))
+give_back_after_grace(settings)

@@ -1,0 +1,1 @@
+"""Networks only: no queue, no bucket, no Parquet. Importing this package loads no deep-learning library."""

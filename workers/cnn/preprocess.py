@@ -1,0 +1,39 @@
+"""Preprocessing inside the graph: a network of floats in, the same network of uint8 RGB pixels out.
+
+Pixels are cut to the input size before (workers/decode.py); here they only change order and scale, so that a batch
+travels as bytes and every engine does the same arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from config.models import SCALINGS, ModelSpec
+
+if TYPE_CHECKING:
+    import keras
+
+PIXELS = "pixels"
+
+
+def with_preprocessing(network: keras.Model, spec: ModelSpec) -> keras.Model:
+    """Put the spec's preprocessing before a network; the new one takes uint8 NHWC RGB of the spec's input size."""
+    import keras
+
+    shape = (spec.input_size, spec.input_size, 3)
+    pixels = keras.Input(shape, dtype="uint8", name=PIXELS)
+    outputs = network(scale_pixels(pixels, spec))
+    return keras.Model(pixels, outputs, name=f"{network.name}_of_pixels")
+
+
+def scale_pixels(pixels: keras.KerasTensor, spec: ModelSpec) -> keras.KerasTensor:
+    """Bring RGB pixels 0..255 into the colour order and scale that the spec's network was trained with (float32)."""
+    from keras import layers, ops
+
+    scaling = SCALINGS[spec.scaling]
+    channels = ops.cast(pixels, "float32")
+    if scaling.color_order == "BGR":
+        channels = ops.flip(channels, axis=-1)
+    factors = [1 / std for std in scaling.std]
+    offsets = [-mean / std for mean, std in zip(scaling.mean, scaling.std, strict=True)]
+    return layers.Rescaling(factors, offsets, name="scale")(channels)
