@@ -11,6 +11,7 @@ from config.errors import SettingsError
 from config.settings import Settings, read_settings
 from workers.drain import give_back_after_grace
 from workers.lease import make_lease_step
+from workers.refuse import trace_refusals
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s"
 
@@ -33,3 +34,4 @@ app = make_celery(settings)
 app.conf.include = ["workers.tasks"]
 app.steps["consumer"].add(make_lease_step(settings))
 give_back_after_grace(settings)
+refuse = trace_refusals(settings)

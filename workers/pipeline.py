@@ -21,7 +21,7 @@ from workers.fetch import FetchLimits, fetch_images
 from workers.infer import InferTimes, infer_batches
 from workers.sample import Sample
 from workers.workbench import Workbench
-from workers.write import count_statuses, rows_table, stands, write_part, write_record
+from workers.write import count_statuses, erase_part, rows_table, stands, write_part, write_record
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,18 @@ def write_poison(chunk: Chunk, bench: Workbench, deaths: int) -> None:
     poison = ImagePoison(f"{deaths} processes ended while they worked on this image alone")
     samples = [Sample(index, key).failed(poison) for index, key in enumerate(chunk.keys)]
     write_chunk(chunk, bench, samples, {"model": spec.name, "preprocess_digest": spec.preprocess_digest}, Clock())
+
+
+def disown(chunk: Chunk, bench: Workbench) -> bool:
+    """Make way for the halves of a chunk; False where it is done or cancelled, and nothing must follow.
+
+    A process may have died between the rows and the summary: those rows would stand beside the halves' own.
+    """
+    if _is_settled(chunk, bench):
+        return False
+    run = RunAddress.of(chunk.job.output, chunk.job.run_id)
+    erase_part(bench.store(run.bucket), run.part_key(chunk.chunk_id))
+    return True
 
 
 def give_up(chunk: Chunk, bench: Workbench, error: Exception, tries: int) -> None:

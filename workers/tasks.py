@@ -11,11 +11,11 @@ from kombu.exceptions import OperationalError
 
 from config.errors import ContractError, PixelherdError
 from config.messages import Chunk, TaskName
-from workers.app import app, settings
+from workers.app import app, refuse, settings
 from workers.custody import Custody, Hold
 from workers.describe import DescribeImages, classify_images
 from workers.errors import TransientError
-from workers.pipeline import give_up, process_chunk, write_poison
+from workers.pipeline import disown, give_up, process_chunk, write_poison
 from workers.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -45,34 +45,36 @@ def custody() -> Custody:
 
 
 @app.task(name=TaskName.CLASSIFY, bind=True)
-def classify(task: Task, chunk: dict[str, Any]) -> None:
-    """Classify the images of one chunk."""
-    _receive(task, chunk, classify_images)
+def classify(task: Task, *args: Any, **kwargs: Any) -> None:
+    """Classify the images of one chunk. Any arguments come in: Celery would drop wrong ones in silence."""
+    _receive(task, args, kwargs, classify_images)
 
 
-def _receive(task: Task, message: dict[str, Any], describe: DescribeImages) -> None:
+def _receive(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any], describe: DescribeImages) -> None:
     """A message that makes sense, and that nobody works on, is held while it is worked on."""
     try:
-        chunk = Chunk.from_message(message)
+        if args or kwargs.keys() != {"chunk"}:
+            raise ContractError("a task takes kwargs={'chunk': {...}} and nothing else")
+        chunk = Chunk.from_message(kwargs["chunk"])
     except ContractError as error:
-        logger.error("chunk=refused error=%r", str(error))
+        refuse(f"{task.name}: {error}")
         return  # acknowledged: no worker of this version will ever understand it
     hold = custody().take(chunk)
     if hold is None:
         logger.info("chunk=%s run=%s held_elsewhere=yes", chunk.chunk_id, chunk.job.run_id)
         _try_again(task, chunk, HELD_RETRY_S, task.request.retries)
     with custody().keeping(hold):
-        if hold.deaths >= DEATHS_BEFORE_SPLIT:
-            _isolate(task, chunk, hold)
-        else:
-            _process(task, chunk, hold, describe)
+        _process(task, chunk, hold, describe)
 
 
 def _process(task: Task, chunk: Chunk, hold: Hold, describe: DescribeImages) -> None:
-    """Work on the chunk; an error's type is its fate."""
+    """Work on the chunk, or halve it; an error's type is its fate."""
     tries = task.request.retries + 1
     try:
-        process_chunk(chunk, workbench(), describe, lambda: custody().still_held(hold))
+        if hold.deaths < DEATHS_BEFORE_SPLIT:
+            process_chunk(chunk, workbench(), describe, lambda: custody().still_held(hold))
+        else:
+            _isolate(task, chunk, hold)
     except (TransientError, MemoryError) as error:  # a MemoryError that leaves a task kills the whole worker
         logger.warning("chunk=%s try=%d error=%r", chunk.chunk_id, tries, str(error) or type(error).__name__)
         if tries <= settings.chunk_retries:
@@ -89,9 +91,10 @@ def _isolate(task: Task, chunk: Chunk, hold: Hold) -> None:
         logger.error("chunk=%s run=%s poison=yes deaths=%d", chunk.chunk_id, chunk.job.run_id, hold.deaths)
         write_poison(chunk, workbench(), hold.deaths)
         return
-    logger.warning("chunk=%s run=%s split=yes deaths=%d", chunk.chunk_id, chunk.job.run_id, hold.deaths)
-    for half in chunk.halves():
-        _send(task, half)
+    if disown(chunk, workbench()):
+        logger.warning("chunk=%s run=%s split=yes deaths=%d", chunk.chunk_id, chunk.job.run_id, hold.deaths)
+        for half in chunk.halves():
+            _send(task, half)
 
 
 def _try_again(task: Task, chunk: Chunk, countdown_s: float, retries: int) -> NoReturn:

@@ -38,6 +38,16 @@ def write_record(store: S3Store, key: str, record: ChunkSummary | ChunkFailure) 
     _put(store, key, record.to_json())
 
 
+def erase_part(store: S3Store, key: str) -> None:
+    """Delete rows that no summary vouches for."""
+    try:
+        obstore.delete(store, key)
+    except FileNotFoundError:
+        return
+    except BaseError as error:
+        raise TransientError(f"cannot delete {key}: {str(error).partition(chr(10))[0]}") from error
+
+
 def stands(store: S3Store, key: str) -> bool:
     """Whether an object is there already, at the price of one HEAD."""
     try:

@@ -1,7 +1,7 @@
 """In order: batches in, outputs in the same order out, with a bounded number of batches being computed meanwhile."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ Ticket = TypeVar("Ticket")
 
 def run_in_order(
     batches: Iterable[Pixels], start: Callable[[Pixels], Ticket], finish: Callable[[Ticket], Outputs], depth: int
-) -> Iterator[Outputs]:
+) -> Generator[Outputs]:
     """Start each batch, and finish the oldest as soon as `depth` are under way.
 
     A batch is drawn only when there is room for it, so that whoever makes batches is held back. When the caller

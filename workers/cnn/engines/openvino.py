@@ -7,7 +7,6 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,7 @@ class OpenVinoEngine:
         return outputs
 
 
-def import_openvino() -> ModuleType:
+def import_openvino() -> Any:
     """OpenVINO without its telemetry: on import it would report each use to its makers' analytics."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino

@@ -1,0 +1,38 @@
+"""Refuse: from a message that makes no sense to a line in the log and in Redis that says why it was dropped."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from celery import signals
+from kombu import Message
+
+from config.clients import make_redis
+from config.refusals import note_refusal
+from config.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def trace_refusals(settings: Settings) -> Callable[[str], None]:
+    """From now on what Celery drops in silence leaves a trace; returns the function that leaves one."""
+    client = make_redis(settings)  # connects at its first use, in each process for itself
+
+    def refuse(reason: str) -> None:
+        logger.error("message=refused reason=%r", reason)
+        try:
+            note_refusal(client, reason)
+        except redis.RedisError as error:  # the log has it
+            logger.warning("refusal=not_noted error=%s", type(error).__name__)
+
+    def on_unknown_task(name: str = "", **_: Any) -> None:
+        refuse(f"no task is called {name!r}; this worker may be older than its sender")
+
+    def on_rejected_message(message: Message, exc: Exception | None = None, **_: Any) -> None:
+        why = f"{type(exc).__name__}: {exc}" if exc else "no task message"
+        refuse(f"content type {message.content_type}: {why}")
+
+    signals.task_unknown.connect(on_unknown_task, weak=False)
+    signals.task_rejected.connect(on_rejected_message, weak=False)
+    return refuse
