@@ -13,16 +13,25 @@ from typing import Any
 
 import redis
 from celery import bootsteps
+from celery.exceptions import WorkerShutdown
 from celery.worker import state
 from kombu.transport.redis import Channel
 
 from config.clients import make_redis
+from config.errors import SettingsError
 from config.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 #: Renewals in one visibility timeout: three may fail before another worker takes the chunk.
 RENEWALS = 4
+
+#: What the workers of a Redis database have agreed on; it is forgotten after so many timeouts without a worker.
+TIMEOUT_KEY = "pixelherd:visibility_timeout"
+NOTE_TIMEOUTS = 3
+
+#: Bad settings, as the command has it.
+REFUSED_EXIT_CODE = 2
 
 #: Tries to read kombu's tables while the event loop changes them; one is nearly always enough.
 SNAPSHOT_TRIES = 10
@@ -33,6 +42,7 @@ class Renewer:
 
     def __init__(self, settings: Settings) -> None:
         self._redis = make_redis(settings)
+        self._timeout_s = settings.visibility_timeout_s
         self._interval_s = settings.visibility_timeout_s / RENEWALS
         self._qos: Any = None
         self._thread: threading.Thread | None = None
@@ -49,8 +59,24 @@ class Renewer:
         """End the thread; what is still held goes stale after the visibility timeout."""
         self._stopped.set()
 
+    def agree(self) -> None:
+        """Raise SettingsError where the workers of this Redis database have another visibility timeout.
+
+        Whoever has the shortest one takes everybody's chunks (measured: at 4 s from a worker that said 3,600 s).
+        The note goes with the last worker, so that a whole fleet can be given another timeout.
+        """
+        ours = self._timeout_s
+        self._redis.set(TIMEOUT_KEY, ours, nx=True, ex=NOTE_TIMEOUTS * ours)
+        theirs = int(self._redis.get(TIMEOUT_KEY) or ours)
+        if theirs != ours:
+            raise SettingsError(
+                f"PIXELHERD_VISIBILITY_TIMEOUT_S is {ours} here and {theirs} in other workers of this Redis database: "
+                "give all the same, or this one a database of its own"
+            )
+
     def renew(self) -> int:
         """Renew once; returns how many messages are held. XX: what was acknowledged meanwhile stays gone."""
+        self._redis.set(TIMEOUT_KEY, self._timeout_s, xx=True, ex=NOTE_TIMEOUTS * self._timeout_s)
         tags = self._held()
         if tags:
             # The server's clock: a worker whose own is slow would hand its chunks away while it works on them.
@@ -86,6 +112,11 @@ def make_lease_step(settings: Settings) -> type[bootsteps.StartStopStep]:
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
         def start(self, consumer: Any) -> None:
+            try:
+                renewer.agree()
+            except SettingsError as error:
+                logger.critical("worker=refused error=%s", error)
+                raise WorkerShutdown(REFUSED_EXIT_CODE) from error
             renewer.watch(consumer.task_consumer.channel.qos)
 
     return Lease
