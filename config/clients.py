@@ -4,9 +4,11 @@ from datetime import timedelta
 from typing import Any
 
 import boto3
+import botocore.session
 import redis
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.loaders import Loader
 from celery import Celery
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store
@@ -22,11 +24,18 @@ DEFAULT_REGION = "us-east-1"
 POOL_CONNECTIONS = 32
 
 
+#: Reads and keeps the descriptions of AWS's services: 130 ms of CPU for a client, 25 ms for each further one.
+_LOADER = Loader()
+
+
 def make_session(settings: Settings) -> boto3.Session:
     """Credentials: those of Settings, else the AWS chain (environment, profile, instance role)."""
     secret = settings.s3_secret_access_key
+    core = botocore.session.Session()
+    core.register_component("data_loader", _LOADER)
     try:
         session = boto3.Session(
+            botocore_session=core,
             aws_access_key_id=settings.s3_access_key_id,
             aws_secret_access_key=secret.get_secret_value() if secret else None,
             region_name=settings.s3_region,
@@ -77,10 +86,10 @@ def make_store(settings: Settings, bucket: str) -> S3Store:
     )
 
 
-def make_redis(settings: Settings) -> redis.Redis:
+def make_redis(settings: Settings, timeout_s: float = BROKER_TIMEOUT_S) -> redis.Redis:
     """A plain Redis client with bounded waits: for queue depths and leases, never for results."""
     url = settings.broker_url.get_secret_value()
-    return redis.Redis.from_url(url, socket_timeout=BROKER_TIMEOUT_S, socket_connect_timeout=5.0)
+    return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=5.0)
 
 
 def make_celery(settings: Settings) -> Celery:

@@ -103,6 +103,9 @@ class RunAddress:
     def failure_key(self, chunk_id: str) -> str:
         return f"{self.failures}{chunk_id}.json"
 
+    def split_key(self, chunk_id: str) -> str:
+        return f"{self.prefix}/splits/{chunk_id}.json"
+
     @property
     def cancelled_key(self) -> str:
         return f"{self.prefix}/cancelled.json"
@@ -203,6 +206,15 @@ class ChunkFailure(_Record):
     tries: int
     worker: str
     failed_at: datetime
+
+
+class ChunkSplit(_Record):
+    """splits/<chunk_id>.json: the chunk killed its workers and goes on as halves; nobody does it whole any more."""
+
+    chunk_id: str
+    halves: tuple[str, str]
+    deaths: int
+    split_at: datetime
 
 
 class Cancellation(_Record):

@@ -40,9 +40,7 @@ START_TIMEOUT_S = 5.0
 
 def check_broker(settings: Settings) -> None:
     """Raise, within seconds, where the broker does not answer or does not know us."""
-    client = make_redis(settings)
-    client.connection_pool.connection_kwargs["socket_timeout"] = START_TIMEOUT_S
-    with broker_errors(settings), client:
+    with broker_errors(settings), make_redis(settings, START_TIMEOUT_S) as client:
         client.ping()
 
 

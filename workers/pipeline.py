@@ -11,7 +11,7 @@ from typing import Any
 
 from config.messages import Chunk
 from config.models import find_model
-from config.results import ROW_SCHEMAS, ChunkFailure, ChunkSummary, RunAddress, with_provenance
+from config.results import ROW_SCHEMAS, ChunkFailure, ChunkSplit, ChunkSummary, RunAddress, with_provenance
 from workers.ahead import Budget
 from workers.batch import in_batches
 from workers.decode import DecodeLimits, decode_images
@@ -44,7 +44,7 @@ def process_chunk(chunk: Chunk, bench: Workbench, describe_images: DescribeImage
     Raises TransientError when the chunk may succeed later; nothing of it stands then, or the same bytes will.
     """
     clock, settings = Clock(), bench.settings
-    if _is_settled(chunk, bench):
+    if is_settled(chunk, bench):
         return
     network = bench.network(chunk.job)
     describe = describe_images(chunk.job, network.labels)
@@ -98,7 +98,7 @@ def write_chunk(
 
 def write_poison(chunk: Chunk, bench: Workbench, deaths: int) -> None:
     """The row of a single key whose every try killed the process; nobody tries it again."""
-    if _is_settled(chunk, bench):
+    if is_settled(chunk, bench):
         return
     spec = find_model(chunk.job.model)
     poison = ImagePoison(f"{deaths} processes ended while they worked on this image alone")
@@ -106,16 +106,31 @@ def write_poison(chunk: Chunk, bench: Workbench, deaths: int) -> None:
     write_chunk(chunk, bench, samples, {"model": spec.name, "preprocess_digest": spec.preprocess_digest}, Clock())
 
 
-def disown(chunk: Chunk, bench: Workbench) -> bool:
-    """Make way for the halves of a chunk; False where it is done or cancelled, and nothing must follow.
+def split_chunk(chunk: Chunk, bench: Workbench, deaths: int) -> tuple[Chunk, ...]:
+    """The halves to send in a chunk's place; none where it is done or cancelled.
 
-    A process may have died between the rows and the summary: those rows would stand beside the halves' own.
+    The mark stands before the halves exist, so that a late copy of the whole chunk becomes halves too. Rows that
+    a dead process wrote without a summary would stand beside the halves' own, so they go first.
     """
-    if _is_settled(chunk, bench):
-        return False
+    if is_settled(chunk, bench):
+        return ()
     run = RunAddress.of(chunk.job.output, chunk.job.run_id)
-    erase_part(bench.store(run.bucket), run.part_key(chunk.chunk_id))
-    return True
+    results, halves = bench.store(run.bucket), chunk.halves()
+    split = ChunkSplit(
+        chunk_id=chunk.chunk_id,
+        halves=(halves[0].chunk_id, halves[1].chunk_id),
+        deaths=deaths,
+        split_at=datetime.now(UTC),
+    )
+    write_record(results, run.split_key(chunk.chunk_id), split)
+    erase_part(results, run.part_key(chunk.chunk_id))
+    return halves
+
+
+def is_split(chunk: Chunk, bench: Workbench) -> bool:
+    """Whether the chunk goes on as halves."""
+    run = RunAddress.of(chunk.job.output, chunk.job.run_id)
+    return stands(bench.store(run.bucket), run.split_key(chunk.chunk_id))
 
 
 def give_up(chunk: Chunk, bench: Workbench, error: Exception, tries: int) -> None:
@@ -128,7 +143,7 @@ def give_up(chunk: Chunk, bench: Workbench, error: Exception, tries: int) -> Non
     write_record(bench.store(run.bucket), run.failure_key(chunk.chunk_id), failure)
 
 
-def _is_settled(chunk: Chunk, bench: Workbench) -> bool:
+def is_settled(chunk: Chunk, bench: Workbench) -> bool:
     """Whether the chunk is done or its run was cancelled, at the price of two HEADs."""
     run = RunAddress.of(chunk.job.output, chunk.job.run_id)
     for key in (run.summary_key(chunk.chunk_id), run.cancelled_key):

@@ -15,7 +15,7 @@ from workers.app import app, refuse, settings
 from workers.custody import Custody, Hold
 from workers.describe import DescribeImages, classify_images
 from workers.errors import TransientError
-from workers.pipeline import disown, give_up, process_chunk, write_poison
+from workers.pipeline import give_up, is_split, process_chunk, split_chunk, write_poison
 from workers.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -71,10 +71,10 @@ def _process(task: Task, chunk: Chunk, hold: Hold, describe: DescribeImages) -> 
     """Work on the chunk, or halve it; an error's type is its fate."""
     tries = task.request.retries + 1
     try:
-        if hold.deaths < DEATHS_BEFORE_SPLIT:
-            process_chunk(chunk, workbench(), describe, lambda: custody().still_held(hold))
-        else:
+        if hold.deaths >= DEATHS_BEFORE_SPLIT or is_split(chunk, workbench()):
             _isolate(task, chunk, hold)
+        else:
+            process_chunk(chunk, workbench(), describe, lambda: custody().still_held(hold))
     except (TransientError, MemoryError) as error:  # a MemoryError that leaves a task kills the whole worker
         logger.warning("chunk=%s try=%d error=%r", chunk.chunk_id, tries, str(error) or type(error).__name__)
         if tries <= settings.chunk_retries:
@@ -91,10 +91,9 @@ def _isolate(task: Task, chunk: Chunk, hold: Hold) -> None:
         logger.error("chunk=%s run=%s poison=yes deaths=%d", chunk.chunk_id, chunk.job.run_id, hold.deaths)
         write_poison(chunk, workbench(), hold.deaths)
         return
-    if disown(chunk, workbench()):
-        logger.warning("chunk=%s run=%s split=yes deaths=%d", chunk.chunk_id, chunk.job.run_id, hold.deaths)
-        for half in chunk.halves():
-            _send(task, half)
+    for half in split_chunk(chunk, workbench(), hold.deaths):
+        logger.warning("chunk=%s run=%s half_of=%s", half.chunk_id, chunk.job.run_id, chunk.chunk_id)
+        _send(task, half)
 
 
 def _try_again(task: Task, chunk: Chunk, countdown_s: float, retries: int) -> NoReturn:

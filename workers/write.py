@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from config.results import ChunkFailure, ChunkSummary, Status
+from config.results import ChunkFailure, ChunkSplit, ChunkSummary, Status
 from workers.errors import TransientError
 from workers.sample import Sample
 
@@ -33,8 +33,8 @@ def write_part(store: S3Store, key: str, table: pa.Table) -> int:
     return len(body)
 
 
-def write_record(store: S3Store, key: str, record: ChunkSummary | ChunkFailure) -> None:
-    """Put a summary (the chunk is done) or a failure (it was given up)."""
+def write_record(store: S3Store, key: str, record: ChunkSummary | ChunkFailure | ChunkSplit) -> None:
+    """Put a summary (the chunk is done), a failure (it was given up) or a split (its halves go on)."""
     _put(store, key, record.to_json())
 
 

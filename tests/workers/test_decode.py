@@ -29,7 +29,8 @@ def test_what_pillow_reads_becomes_pixels(kind: str) -> None:
     (sample,) = decode(READABLE[kind])
     assert (sample.status, sample.error) == (Status.OK, None)
     assert sample.pixels is not None
-    assert (sample.pixels.shape, sample.pixels.dtype) == ((224, 224, 3), np.uint8)
+    assert sample.pixels.shape == (224, 224, 3)
+    assert sample.pixels.dtype == np.uint8
     assert sample.body is None
 
 

@@ -27,7 +27,8 @@ def test_marks_of_held_messages_are_fresh_and_others_are_not_touched(settings: S
     renewer._qos = qos("held", "restored", "acknowledged", acknowledged=("acknowledged",))
     before = time.time()
     assert renewer.renew() == 2
-    marks: dict[bytes, float] = dict(client.zrange("unacked_index", 0, -1, withscores=True))
+    listed: Any = client.zrange("unacked_index", 0, -1, withscores=True)
+    marks: dict[bytes, float] = dict(listed)
     assert marks.pop(b"held") == pytest.approx(before, abs=5)
     assert marks == {b"acknowledged": 1.0, b"another's": 1.0}  # and none for what was restored meanwhile
 
@@ -39,7 +40,7 @@ def test_the_server_s_clock_is_used(settings: Settings, monkeypatch: pytest.Monk
     renewer = Renewer(settings)
     renewer._qos = qos("held")
     renewer.renew()
-    assert client.zscore("unacked_index", "held") > 1_700_000_000
+    assert (client.zscore("unacked_index", "held") or 0) > 1_700_000_000
 
 
 def test_workers_of_one_database_agree_on_the_timeout(settings: Settings) -> None:

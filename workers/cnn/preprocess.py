@@ -31,9 +31,12 @@ def scale_pixels(pixels: keras.KerasTensor, spec: ModelSpec) -> keras.KerasTenso
     from keras import layers, ops
 
     scaling = SCALINGS[spec.scaling]
-    channels = ops.cast(pixels, "float32")
-    if scaling.color_order == "BGR":
-        channels = ops.flip(channels, axis=-1)
-    factors = [1 / std for std in scaling.std]
-    offsets = [-mean / std for mean, std in zip(scaling.mean, scaling.std, strict=True)]
-    return layers.Rescaling(factors, offsets, name="scale")(channels)
+    order = ["RGB".index(color) for color in scaling.color_order]
+    factors, offsets = [0.0] * 3, [0.0] * 3
+    for channel, mean, std in zip(order, scaling.mean, scaling.std, strict=True):
+        factors[channel], offsets[channel] = 1 / std, -mean / std
+    scaled = layers.Rescaling(factors, offsets, name="scale")(ops.cast(pixels, "float32"))
+    if scaling.color_order == "RGB":
+        return scaled
+    # Last, and as a gather: OpenVINO then turns the first kernel round instead (0.1 ms for an image against 5).
+    return ops.take(scaled, order, axis=-1)

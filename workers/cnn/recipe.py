@@ -18,7 +18,7 @@ from config.models import ModelSpec
 from workers.cnn.efficientnet_lite import packaged_weights
 
 #: Raise it when the same recipe is built or converted into another network than before.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 #: What turns a recipe into numbers; tensorflow and tensorflow-cpu are two distributions of one library.
 LIBRARIES = ("keras", "numpy", "openvino", "tensorflow", "tensorflow-cpu")

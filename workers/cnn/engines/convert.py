@@ -18,6 +18,7 @@ import numpy as np
 from config.errors import PixelherdError
 from workers.cnn.engines.converted import IR_FILE, OUTPUTS_FILE
 from workers.cnn.engines.openvino import import_openvino
+from workers.cnn.engines.rewrite import fold_padding_into_pools
 from workers.cnn.loader import load_recipe
 from workers.cnn.preprocess import PIXELS
 from workers.cnn.recipe import NetworkRecipe
@@ -70,6 +71,7 @@ def to_openvino(network: keras.Model) -> Any:
             node.output(0).replace(constant.output(0))
     ordered = [outputs[f"output_{number}"] for number in range(len(network.outputs))]
     filled = openvino.Model(ordered, [inputs[PIXELS]], network.name)
+    fold_padding_into_pools(filled)
     manager = passes.Manager()
     manager.register_pass(passes.ConstantFolding())  # turns the kernels here, once, and not at every start
     manager.run_passes(filled)
