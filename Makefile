@@ -43,7 +43,7 @@ integration: $(VENV)/dev.stamp ## Only the tests against real servers
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/integration $(ARGS)
 
 bench: $(VENV)/dev.stamp ## Measure the figures of the README on this machine
-	$(BIN)/python benchmarks/throughput.py $(ARGS)
+	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
 # One resolution, dev.txt, holds every version; the others are parts of it. Pins stay where they can (ARGS="--upgrade").
 LOCK := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --fork-strategy fewest \

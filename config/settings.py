@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     engine: Engine = Engine.AUTO
     precision: Precision = Precision.AUTO
     batch_size: PositiveInt = Field(8, description="images the network sees at once")
+    engine_threads: PositiveInt | None = Field(None, description="cores of one network; None: all that there are")
     fetch_threads: PositiveInt = Field(16, description="GET requests in flight in one worker process")
     decode_threads: PositiveInt | None = Field(None, description="None: as many as there are cores")
     fetched_bytes: PositiveInt = Field(128 * 2**20, description="bytes fetched but not decoded, at most")

@@ -1,6 +1,6 @@
 """Chunker: from the keys of one frozen manifest part to Chunks, each with its place in the manifest."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from math import ceil
 
 from config.messages import Chunk, Job
@@ -13,7 +13,7 @@ FIRST_PART_CHUNKS = 64
 PART_CHUNKS = 1_024
 
 #: A small run is cut into so many chunks that several workers share it and its progress moves.
-SMALL_RUN_CHUNKS = 32
+SMALL_RUN_CHUNKS = 16
 
 #: Images below which a chunk is not worth its own message, Parquet part and summary.
 SMALLEST_CHUNK = 16
@@ -56,6 +56,24 @@ def is_inside(place: ChunkPlace, other: ChunkPlace) -> bool:
         and other.start <= place.start
         and place.start + place.count <= other.start + other.count
     )
+
+
+def remaining(place: ChunkPlace, settled: Collection[ChunkPlace]) -> Iterator[ChunkPlace]:
+    """What is left of a chunk: itself, nothing, or those of its halves that are not settled after a split."""
+    if place in settled:
+        return
+    if place.count == 1 or not any(is_inside(one, place) for one in settled):
+        yield place
+        return
+    middle = place.count // 2  # as Chunk.halves has it
+    yield from remaining(ChunkPlace(place.part, place.start, middle), settled)
+    yield from remaining(ChunkPlace(place.part, place.start + middle, place.count - middle), settled)
+
+
+def cut(chunk: Chunk, place: ChunkPlace) -> Chunk:
+    """The part of a chunk at a place inside it."""
+    first = place.start - chunk.start
+    return chunk.model_copy(update={"keys": chunk.keys[first : first + place.count], "start": place.start})
 
 
 def pack_chunks(job: Job, bucket: str, part: int, keys: Sequence[str], chunk_size: int) -> Iterator[Chunk]:

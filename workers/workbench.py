@@ -104,4 +104,5 @@ class Workbench:
             engine=job.engine if job.engine is not EngineName.AUTO else self.settings.engine,
             precision=job.precision if job.precision is not Precision.AUTO else self.settings.precision,
             batch_size=self.settings.batch_size,
+            threads=self.settings.engine_threads,
         )
