@@ -2,6 +2,7 @@
 
 import secrets
 from ipaddress import ip_address
+from textwrap import fill
 from typing import Any
 
 from pydantic import SecretStr
@@ -21,11 +22,19 @@ PURGE_OFFLINE_WORKERS_S = 300
 #: Upper edges, in seconds, for chunks of 5 to 120 s. Floats, or Flower does not start.
 RUNTIME_BUCKETS_S = (1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0)
 
-#: kwargs is where the enqueuer says run, mode, model, chunk and number of images.
-TASKS_COLUMNS = "kwargs,state,received,runtime,worker,retries"
+#: The columns of the page with the tasks. kwargs is where `format_task` says what a chunk is; uuid opens it.
+TASKS_COLUMNS = "kwargs,state,received,runtime,worker,retries,uuid"
 
-#: Characters of a row that a sender without pixelherd fills with a whole chunk.
-LONGEST_TEXT = 200
+#: Of Flower's style: kwargs are cut after 400 pixels, and a uuid fills a quarter of the page.
+STYLE = """
+.tasks-table td.overflow-auto { max-width: none; white-space: pre !important; }
+.tasks-table .task-uuid-full { display: none; }
+.tasks-table .task-uuid-short { display: inline; }
+"""
+
+#: Characters and lines of a cell; a sender without pixelherd fills it with keys.
+LINE_LENGTH = 60
+MOST_LINES = 4
 
 
 def with_login(settings: Settings) -> Settings:
@@ -47,11 +56,14 @@ def _password(settings: Settings) -> SecretStr:
 
 
 def flower_options(settings: Settings) -> dict[str, Any]:
-    """Flower's options by name; SettingsError as `with_login`."""
+    """Flower's options by name; SettingsError as `with_login`, or for a login that Flower cannot read."""
+    login = f"{settings.flower_user}:{_password(settings).get_secret_value()}"
+    if not login.isascii():
+        raise SettingsError("PIXELHERD_FLOWER_USER and PIXELHERD_FLOWER_PASSWORD: Flower takes ASCII alone")
     return {
         "address": settings.flower_address,
         "port": settings.flower_port,
-        "basic_auth": [f"{settings.flower_user}:{_password(settings).get_secret_value()}"],
+        "basic_auth": [login],
         "read_only": settings.flower_read_only,
         "max_tasks": MAX_TASKS,
         "max_workers": MAX_WORKERS,
@@ -72,9 +84,14 @@ def is_loopback(address: str) -> bool:
 
 
 def format_task(task: Any) -> Any:
-    """What Flower shows of one task, from the copy that it hands over: keys by the hundred are cut."""
+    """What Flower shows of one task, from the copy that it hands over.
+
+    The enqueuer sends `run=… mode=… model=… chunk=… images=…` as a chunk's kwargs; that becomes three lines.
+    """
     for name in ("args", "kwargs", "result", "exception"):
         text = str(getattr(task, name, None) or "")
-        if len(text) > LONGEST_TEXT:
-            setattr(task, name, f"{text[:LONGEST_TEXT]}…")
+        if name == "kwargs" and text.startswith("run="):
+            task.kwargs = text.replace(" mode=", "\nmode=").replace(" chunk=", "\nchunk=")
+        elif len(text) > LINE_LENGTH:
+            setattr(task, name, fill(text, LINE_LENGTH, max_lines=MOST_LINES, placeholder=" …"))
     return task

@@ -1,4 +1,10 @@
-"""The producer: from a bucket to a queue, and back to a table; what `import producer` offers."""
+"""The producer: from a bucket to a queue, and back to a table; what `import producer` offers.
+
+A name is fetched when it is first used: `pixelherd --help` does not wait for boto3, Celery and pyarrow.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from config.errors import (
     ContractError,
@@ -9,10 +15,12 @@ from config.errors import (
     UnknownModel,
     UsageError,
 )
-from producer.client import Run, classify, open_run, submit
-from producer.recent import recent_runs
-from producer.report import RunReport
-from producer.status import Phase, RunStatus
+
+if TYPE_CHECKING:
+    from producer.client import Run, classify, open_run, submit
+    from producer.recent import recent_runs
+    from producer.report import RunReport
+    from producer.status import Phase, RunStatus
 
 __all__ = [
     "ContractError",
@@ -31,3 +39,22 @@ __all__ = [
     "recent_runs",
     "submit",
 ]
+
+_HOMES = {
+    "Phase": "status",
+    "Run": "client",
+    "RunReport": "report",
+    "RunStatus": "status",
+    "classify": "client",
+    "open_run": "client",
+    "recent_runs": "recent",
+    "submit": "client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

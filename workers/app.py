@@ -1,6 +1,7 @@
 """The Celery app of a worker process: the environment is read here, once; `celery -A workers.app worker` starts it."""
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -28,6 +29,10 @@ def _set_up_logging(loglevel: int | str = logging.INFO, **_: Any) -> None:
     """One format for Celery's lines and ours, to stderr; what is printed there is for a person or a log shipper."""
     logging.basicConfig(level=loglevel, format=LOG_FORMAT)
 
+
+# Celery lets these go before every option, at each use; in a worker Settings alone decide.
+for _variable in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"):
+    os.environ.pop(_variable, None)
 
 settings = _read_settings_or_exit()
 app = make_celery(settings)
