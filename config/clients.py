@@ -12,6 +12,8 @@ from botocore.loaders import Loader
 from celery import Celery
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from config.celeryconfig import BROKER_TIMEOUT_S, celery_options
 from config.errors import SettingsError
@@ -86,10 +88,10 @@ def make_store(settings: Settings, bucket: str) -> S3Store:
     )
 
 
-def make_redis(settings: Settings, timeout_s: float = BROKER_TIMEOUT_S) -> redis.Redis:
+def make_redis(settings: Settings, timeout_s: float = BROKER_TIMEOUT_S, retries: int = 3) -> redis.Redis:
     """A plain Redis client with bounded waits: for queue depths and leases, never for results."""
-    url = settings.broker_url.get_secret_value()
-    return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=5.0)
+    url, retry = settings.broker_url.get_secret_value(), Retry(ExponentialBackoff(), retries)
+    return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=min(5.0, timeout_s), retry=retry)
 
 
 def make_celery(settings: Settings) -> Celery:

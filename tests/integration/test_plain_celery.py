@@ -29,7 +29,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("bare")
     subprocess.run([sys.executable, "-m", "venv", home], check=True, timeout=120)
     wanted = [f"celery[redis]=={version('celery')}", f"kombu=={version('kombu')}", f"redis=={version('redis')}"]
-    command = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--only-binary", ":all:", *wanted]
+    command = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--only-binary", ":all:", *wanted]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
     require(done.returncode == 0, f"a package index, for a bare environment ({done.stderr.strip()[-200:]})")
     return home / "bin" / "python"
