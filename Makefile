@@ -59,6 +59,7 @@ lock: $(VENV)/dev.stamp ## Resolve pyproject.toml again into config/locks (ARGS=
 	$(PART) $(ARGS) pyproject.toml --extra gpu -o config/locks/gpu.txt
 	$(PART) --group build -o config/locks/build.txt
 	$(PART) $(ARGS) --group ci -o config/locks/ci.txt
+	$(PART) $(ARGS) --group fleet -o config/locks/fleet.txt
 
 clean: ## Remove what make has made: the virtual environment, caches, builds
 	rm -rf $(VENV) build dist pixelherd.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -84,6 +85,6 @@ $(VENV)/dev.stamp: config/locks/build.txt config/locks/dev.txt pyproject.toml | 
 	@$(INSTALL_PIXELHERD)
 	@touch $@
 
-$(VENV)/ci.stamp: config/locks/ci.txt $(VENV)/dev.stamp
-	@$(INSTALL_LOCKED) -r config/locks/ci.txt
+$(VENV)/ci.stamp: config/locks/ci.txt config/locks/fleet.txt $(VENV)/dev.stamp
+	@$(INSTALL_LOCKED) -r config/locks/ci.txt -r config/locks/fleet.txt
 	@touch $@
