@@ -42,7 +42,7 @@ def tiny_recipe(tmp_path_factory):
 @pytest.fixture(scope="session")
 def recipes(tiny_recipe):
     return {
-        "tiny": tiny_recipe,
+        "tiny": tiny_recipe.model_copy(update={"layers": ("classes", "conv", "pool")}),
         "efficientnet_lite0": NetworkRecipe(spec=MODELS["efficientnet_lite0"], weights=LocalWeights(kind="packaged")),
         "resnet50": NetworkRecipe(spec=MODELS["resnet50"], weights=LocalWeights(kind="random")),
     }

@@ -1,5 +1,6 @@
 """The loop that every engine shares, with plain functions in the engine's place."""
 
+from contextlib import closing
 from itertools import count
 
 import numpy as np
@@ -35,29 +36,31 @@ def test_no_more_batches_are_drawn_than_there_is_room_for():
         assert len(drawn) == taken + 2
 
 
-def test_what_is_under_way_is_finished_when_the_caller_stops():
-    started, finished = [], []
-    running = run_in_order(
-        batches_counted([]),
-        lambda batch: started.append(int(batch[0, 0, 0, 0])) or batch,
-        lambda batch: finished.append(int(batch[0, 0, 0, 0])) or outputs(batch),
-        3,
-    )
-    next(running)
-    running.close()
-    assert started == finished == [0, 1, 2]
+@pytest.fixture
+def finished():
+    return []
 
 
-def test_what_is_under_way_is_finished_when_drawing_fails():
-    finished = []
-
-    def broken():
-        yield from (np.full((1, 2, 2, 3), number, np.uint8) for number in range(2))
-        raise OSError("the store is gone")
-
+@pytest.fixture
+def finish(finished):
     def finish(batch):
         finished.append(int(batch[0, 0, 0, 0]))
         return outputs(batch)
+
+    return finish
+
+
+def test_what_is_under_way_is_finished_when_the_caller_stops(finish, finished):
+    drawn: list[int] = []
+    with closing(run_in_order(batches_counted(drawn), lambda batch: batch, finish, 3)) as running:
+        next(running)
+    assert drawn == finished == [0, 1, 2]
+
+
+def test_what_is_under_way_is_finished_when_drawing_fails(finish, finished):
+    def broken():
+        yield from (np.full((1, 2, 2, 3), number, np.uint8) for number in range(2))
+        raise OSError("the store is gone")
 
     with pytest.raises(OSError, match="the store is gone"):
         list(run_in_order(broken(), lambda batch: batch, finish, 4))

@@ -30,13 +30,6 @@ def test_every_model_has_a_builder():
     assert set(KERAS_FUNCTIONS) | set(OWN_BUILDERS) == set(MODELS)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_network_has_the_published_size_and_names_that_can_be_exported(name):
-    network = load_network(MODELS[name], RANDOM)
-    assert network.count_params() == MODELS[name].parameters
-    assert not [layer for layer in layer_names(network) if layer.startswith("_")]
-
-
 def test_a_second_load_has_the_same_layer_names():
     """Keras counts unnamed layers over the whole process: of 313 names 15 would survive."""
     first, second = (layer_names(load_network(MODELS["inception_v3"], RANDOM)) for _ in range(2))
@@ -145,7 +138,8 @@ def test_weights_of_a_job_become_local_ones(tmp_path):
     assert LocalWeights.of(Weights(uri="random"), None).sha256 is None
     file = tmp_path / "net.keras"
     file.write_bytes(b"abc")
-    assert LocalWeights.of(Weights(uri="s3://bucket/net.keras"), file).sha256.startswith("ba7816bf")
+    assert sha256_of(file).startswith("ba7816bf")  # FIPS 180-2, appendix B.1
+    assert LocalWeights.of(Weights(uri="s3://bucket/net.keras"), file).sha256 == sha256_of(file)
     with pytest.raises(ContractError, match="no such file"):
         _ = LocalWeights(kind="file", path=tmp_path / "gone.keras").sha256
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from config.models import MODELS
-from workers.cnn.loader import with_preprocessing
+from workers.cnn.preprocess import with_preprocessing
 
 #: keras.applications' own modes; "none" is what its self-scaling networks do.
 KERAS_MODES = ("caffe", "tf", "torch")

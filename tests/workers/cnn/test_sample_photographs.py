@@ -26,7 +26,7 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def photographs():
     found = importlib.util.find_spec("skimage")
-    if found is None:
+    if found is None or found.origin is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("scikit-image is not installed")
     return Path(found.origin).parent / "data"
 

@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +33,11 @@ class Stored:
         self.pid = pid
 
 
-class Pickler(pickle._Pickler):
-    """Python's own pickler in Python, which can be told to write names of things that are not installed."""
+PythonPickler: Any = pickle._Pickler
+
+
+class Pickler(PythonPickler):  # type: ignore[misc]
+    """Python's pickler in Python, which can be told to write names of things that are not installed."""
 
     def persistent_id(self, obj):
         return obj.pid if isinstance(obj, Stored) else None
