@@ -20,7 +20,7 @@ from workers.cnn.recipe import NetworkRecipe
 IR_FILE = "network.xml"
 OUTPUTS_FILE = "outputs.json"
 
-#: Seconds; VGG-19, the largest network here, took 25 s on a busy core.
+#: Seconds; VGG-19, the largest network here, took 13 s on a busy machine.
 CONVERSION_TIMEOUT_S = 900
 
 #: Characters of a failed conversion's log that a person gets to see.

