@@ -3,8 +3,9 @@
 Both sides need it: the producer to refuse an unknown model and to describe a run, the workers to preprocess.
 A model of keras.applications is one row of the table; workers/cnn/registry.py adds the builders.
 
-Figures: parameters and accuracies (percent, ImageNet validation) of the Keras models as keras.io/api/applications
-prints them; EfficientNet-Lite0 as its README in tensorflow/tpu does, which names no top-5.
+Figures: parameters are what keras.applications 3.15 builds. Accuracies (percent, ImageNet validation) are those of
+the table in keras.io/api/applications; for MobileNetV3 of the table in its docstring in keras.applications, and for
+EfficientNet-Lite0 of its README in tensorflow/tpu, which both name no top-5. None is where no such source was at hand.
 """
 
 import difflib
@@ -86,7 +87,7 @@ class ModelSpec(BaseModel):
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-#: Every known model by name; one more model of keras.applications is one more row.
+#: Every known model by name: all of keras.applications, and what has a builder of its own. One more is one more row.
 MODELS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
@@ -99,9 +100,62 @@ MODELS: dict[str, ModelSpec] = {
             parameters=4_694_024,
             top1=75.1,
         ),
-        ModelSpec(name="vgg19", input_size=224, scaling="caffe", parameters=143_667_240, top1=71.3, top5=90.0),
-        ModelSpec(name="resnet50", input_size=224, scaling="caffe", parameters=25_636_712, top1=74.9, top5=92.1),
+        ModelSpec(name="convnext_tiny", input_size=224, scaling="none", parameters=28_589_128),
+        ModelSpec(name="convnext_small", input_size=224, scaling="none", parameters=50_223_688),
+        ModelSpec(name="convnext_base", input_size=224, scaling="none", parameters=88_591_464),
+        ModelSpec(name="convnext_large", input_size=224, scaling="none", parameters=197_767_336),
+        ModelSpec(name="convnext_xlarge", input_size=224, scaling="none", parameters=350_196_968),
+        ModelSpec(name="densenet121", input_size=224, scaling="torch", parameters=8_062_504, top1=75.0, top5=92.3),
+        ModelSpec(name="densenet169", input_size=224, scaling="torch", parameters=14_307_880, top1=76.2, top5=93.2),
+        ModelSpec(name="densenet201", input_size=224, scaling="torch", parameters=20_242_984, top1=77.3, top5=93.6),
+        ModelSpec(name="efficientnet_b0", input_size=224, scaling="none", parameters=5_330_571, top1=77.1, top5=93.3),
+        ModelSpec(name="efficientnet_b1", input_size=240, scaling="none", parameters=7_856_239, top1=79.1, top5=94.4),
+        ModelSpec(name="efficientnet_b2", input_size=260, scaling="none", parameters=9_177_569, top1=80.1, top5=94.9),
+        ModelSpec(name="efficientnet_b3", input_size=300, scaling="none", parameters=12_320_535, top1=81.6, top5=95.7),
+        ModelSpec(name="efficientnet_b4", input_size=380, scaling="none", parameters=19_466_823, top1=82.9, top5=96.4),
+        ModelSpec(name="efficientnet_b5", input_size=456, scaling="none", parameters=30_562_527, top1=83.6, top5=96.7),
+        ModelSpec(name="efficientnet_b6", input_size=528, scaling="none", parameters=43_265_143, top1=84.0, top5=96.8),
+        ModelSpec(name="efficientnet_b7", input_size=600, scaling="none", parameters=66_658_687, top1=84.3, top5=97.0),
+        ModelSpec(
+            name="efficientnet_v2_b0", input_size=224, scaling="none", parameters=7_200_312, top1=78.7, top5=94.3
+        ),
+        ModelSpec(
+            name="efficientnet_v2_b1", input_size=240, scaling="none", parameters=8_212_124, top1=79.8, top5=95.0
+        ),
+        ModelSpec(
+            name="efficientnet_v2_b2", input_size=260, scaling="none", parameters=10_178_374, top1=80.5, top5=95.1
+        ),
+        ModelSpec(
+            name="efficientnet_v2_b3", input_size=300, scaling="none", parameters=14_467_622, top1=82.0, top5=95.8
+        ),
+        ModelSpec(
+            name="efficientnet_v2_s", input_size=384, scaling="none", parameters=21_612_360, top1=83.9, top5=96.7
+        ),
+        ModelSpec(
+            name="efficientnet_v2_m", input_size=480, scaling="none", parameters=54_431_388, top1=85.3, top5=97.4
+        ),
+        ModelSpec(
+            name="efficientnet_v2_l", input_size=480, scaling="none", parameters=119_027_848, top1=85.7, top5=97.5
+        ),
+        ModelSpec(
+            name="inception_resnet_v2", input_size=299, scaling="tf", parameters=55_873_736, top1=80.3, top5=95.3
+        ),
         ModelSpec(name="inception_v3", input_size=299, scaling="tf", parameters=23_851_784, top1=77.9, top5=93.7),
+        ModelSpec(name="mobilenet", input_size=224, scaling="tf", parameters=4_253_864, top1=70.4, top5=89.5),
+        ModelSpec(name="mobilenet_v2", input_size=224, scaling="tf", parameters=3_538_984, top1=71.3, top5=90.1),
+        ModelSpec(name="mobilenet_v3_small", input_size=224, scaling="none", parameters=2_554_968, top1=68.1),
+        ModelSpec(name="mobilenet_v3_large", input_size=224, scaling="none", parameters=5_507_432, top1=75.6),
+        ModelSpec(name="nasnet_mobile", input_size=224, scaling="tf", parameters=5_326_716, top1=74.4, top5=91.9),
+        ModelSpec(name="nasnet_large", input_size=331, scaling="tf", parameters=88_949_818, top1=82.5, top5=96.0),
+        ModelSpec(name="resnet50", input_size=224, scaling="caffe", parameters=25_636_712, top1=74.9, top5=92.1),
+        ModelSpec(name="resnet101", input_size=224, scaling="caffe", parameters=44_707_176, top1=76.4, top5=92.8),
+        ModelSpec(name="resnet152", input_size=224, scaling="caffe", parameters=60_419_944, top1=76.6, top5=93.1),
+        ModelSpec(name="resnet50_v2", input_size=224, scaling="tf", parameters=25_613_800, top1=76.0, top5=93.0),
+        ModelSpec(name="resnet101_v2", input_size=224, scaling="tf", parameters=44_675_560, top1=77.2, top5=93.8),
+        ModelSpec(name="resnet152_v2", input_size=224, scaling="tf", parameters=60_380_648, top1=78.0, top5=94.2),
+        ModelSpec(name="vgg16", input_size=224, scaling="caffe", parameters=138_357_544, top1=71.3, top5=90.1),
+        ModelSpec(name="vgg19", input_size=224, scaling="caffe", parameters=143_667_240, top1=71.3, top5=90.0),
+        ModelSpec(name="xception", input_size=299, scaling="tf", parameters=22_910_480, top1=79.0, top5=94.5),
     )
 }
 
@@ -111,5 +165,5 @@ def find_model(name: str) -> ModelSpec:
     if name in MODELS:
         return MODELS[name]
     near = difflib.get_close_matches(name.lower(), MODELS, n=3, cutoff=SUGGESTION_CUTOFF)
-    offer = f"did you mean {' or '.join(near)}?" if near else f"known models: {', '.join(sorted(MODELS))}"
+    offer = f"did you mean {' or '.join(near)}?" if near else f"`pixelherd models` lists all {len(MODELS)}"
     raise UnknownModel(f"unknown model {name!r}: {offer}")

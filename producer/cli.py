@@ -176,6 +176,26 @@ def models(as_json: bool) -> int:
     return DONE
 
 
+@cli.command()
+@click.argument("model")
+@as_json
+def layers(model: str, as_json: bool) -> int:
+    """The layers of MODEL, and how much their features take.
+
+    Bytes are those of float32, uncompressed. Needs no worker, no bucket and no Keras.
+    """
+    from config.layers import layers_of
+
+    if as_json:
+        found = [{**layer._asdict(), "size_bytes": layer.size_bytes} for layer in layers_of(model)]
+        click.echo(json.dumps(found, indent=1))
+    else:
+        from producer.tables import print_layers
+
+        print_layers(layers_of(model))
+    return DONE
+
+
 def find(name: str) -> "Run":
     """A run that exists already."""
     from producer.client import open_run

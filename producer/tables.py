@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from config.errors import UsageError
+from config.layers import Layer
 from config.models import ModelSpec
 from config.results import Status
 
@@ -90,6 +91,24 @@ def print_models(specs: Iterable[ModelSpec]) -> None:
             _percent(spec.top1),
             _percent(spec.top5),
             spec.default_weights,
+        )
+    make_console(sys.stdout).print(table)
+
+
+def print_layers(layers: Iterable[Layer]) -> None:
+    """A table of a model's layers, and what their features would take."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("no.", "layer", "type", "output", "params", "bytes/image", "GB/million"):
+        table.add_column(name, justify="left" if name in ("layer", "type") else "right", no_wrap=True)
+    for number, layer in enumerate(layers):
+        table.add_row(
+            str(number),
+            layer.name,
+            layer.kind,
+            " × ".join(map(str, layer.shape)),
+            f"{layer.parameters:,}",
+            f"{layer.size_bytes:,}",
+            f"{layer.size_bytes * 1e6 / 1e9:,.1f}",
         )
     make_console(sys.stdout).print(table)
 

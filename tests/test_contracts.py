@@ -30,7 +30,7 @@ LOCKED_EXTRAS = {
 }
 
 #: Lock files of the dependency groups, each under its group's name.
-LOCKED_GROUPS = ("build", "ci")
+LOCKED_GROUPS = ("build", "ci", "fleet")
 
 DEEP_LEARNING = {"keras", "openvino", "tensorflow", "torch"}
 
@@ -95,8 +95,10 @@ print(*(owner for name in loaded for owner in owners.get(name, ())))
     modules, distributions = (set(line.split()) for line in run.stdout.splitlines())
     assert {"config", "producer", "celery", "pydantic"} <= modules
     assert not modules & (DEEP_LEARNING | {"workers"})
-    # pyarrow and botocore take NumPy and certifi where they find them; setuptools hooks into every process
-    core = locked_versions("flower").keys() | {"numpy", "certifi", "setuptools", "pixelherd"}
+    # Taken where they are found: NumPy by pyarrow, certifi by botocore, PyYAML by kombu, cryptography by redis-py;
+    # setuptools hooks into every process
+    found = {"numpy", "certifi", "pyyaml", "cryptography", "cffi", "setuptools", "pixelherd"}
+    core = locked_versions("flower").keys() | found
     assert {canonicalize_name(name) for name in distributions} <= core
 
 

@@ -213,7 +213,7 @@ def test_flower_is_not_started_open_to_others(typed, monkeypatch):
         ("submit clasify s3://b/", "did you mean classify?"),
         ("submit fine_tune s3://b/", "cannot be run yet"),
         ("submit classify b/photos", "begins with s3://"),
-        ("submit classify s3://b/ --model resnet5", "did you mean resnet50?"),
+        ("submit classify s3://b/ --model resnet5", "did you mean resnet50 or"),
         ("submit classify s3://b/ --top 0", "top_k"),
         ("submit classify s3://b/ --top 1001", "top_k"),
         ("submit classify s3://b/ --top many", "--top"),
@@ -270,6 +270,18 @@ def test_the_models(typed):
     rows = typed("models").out.splitlines()[1:]
     assert [row.split()[0] for row in rows] == list(MODELS)
     assert [spec["name"] for spec in json.loads(typed("models", "--json").out)] == list(MODELS)
+
+
+def test_the_layers_of_a_model(typed):
+    rows = typed("layers", "vgg19").out.splitlines()
+    assert len(rows) == 1 + 26
+    found = next(row.split() for row in rows if "block4_pool" in row)
+    assert found[1:] == ["block4_pool", "MaxPooling2D", "14", "×", "14", "×", "512", "0", "401,408", "401.4"]
+    assert found[0] == str(rows[1:].index(next(row for row in rows if "block4_pool" in row)))
+    assert json.loads(typed("layers", "vgg19", "--json").out)[0]["shape"] == [224, 224, 3]
+    missed = typed("layers", "vgg_19")
+    assert missed.code == cli.BAD_USAGE
+    assert "did you mean vgg19" in missed.err
 
 
 @pytest.mark.parametrize("words", [("--help",), ("-h",), *((name, "--help") for name in cli.cli.commands)])

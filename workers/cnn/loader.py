@@ -7,6 +7,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.errors import ContractError, UnavailableError, UsageError
@@ -95,6 +96,7 @@ def _load_file(spec: ModelSpec, weights: LocalWeights) -> keras.Model:
                 return keras.saving.load_model(file, compile=False, safe_mode=True)
             network = build_network(spec)
             network.load_weights(file)
+            _check_layers(network, file)
     except UNFIT_FILE_ERRORS as error:
         raise ContractError(f"weights {file.name} cannot be loaded as {spec.name}: {_first_line(error)}") from error
     return network
@@ -139,6 +141,22 @@ def _check_shapes(network: keras.Model, spec: ModelSpec) -> None:
     fits = len(shapes) == 2 and len(shapes[0]) == 4 and shapes[1] == (None, spec.classes)
     if not fits or any(size not in (None, asked) for size, asked in zip(shapes[0][1:], wanted, strict=True)):
         raise ContractError(f"network of shapes {shapes}, {spec.name} is {wanted} in and {spec.classes} classes out")
+
+
+def _check_layers(network: keras.Model, file: Path) -> None:
+    """Keras passes over layers of a file that have no weights, but they compute: ValueError where there are more.
+
+    It builds efficientnet_b0 to b7 with one more Rescaling for their ImageNet weights, and without it for all others.
+    """
+    import h5py
+
+    with h5py.File(file) as stored:
+        found = len(stored.get("layers", ()))
+    if found > len(network.layers):
+        raise ValueError(
+            f"saved from a network of {found} layers, and this one has {len(network.layers)}; "
+            "give a .keras file, which holds the network too"
+        )
 
 
 def _first_line(error: Exception) -> str:
