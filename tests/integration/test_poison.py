@@ -19,7 +19,7 @@ from producer.processes import Child, Program, Stop, starting
 from tests.images import noise
 from tests.integration.deadly import MAGIC
 
-IMAGES = 16
+IMAGES = 8
 
 #: Seconds for a whole run, deaths and restarts included.
 PATIENCE_S = 200.0
@@ -65,10 +65,10 @@ def finish(run: producer.Run, start: Callable[[], Child]) -> None:
 
 POISON = {
     "one kills the child": {5: "sigkill"},
-    "one crashes the child": {15: "sigsegv"},
-    "two in one chunk": {0: "sigkill", 11: "sigkill"},
-    "one hangs": {9: "hang"},
-    "one kills the whole worker": {8: "tree"},
+    "one crashes the child": {7: "sigsegv"},
+    "two in one chunk": {0: "sigkill", 6: "sigkill"},
+    "one hangs": {3: "hang"},
+    "one kills the whole worker": {4: "tree"},
 }
 
 
