@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     decode_threads: PositiveInt | None = Field(None, description="None: as many as there are cores")
     fetched_bytes: PositiveInt = Field(128 * 2**20, description="bytes fetched but not decoded, at most")
     decode_pixels: PositiveInt = Field(200_000_000, description="pixels being decoded at once, at most")
-    worker_processes: PositiveInt | None = Field(None, description="None: measured default for this machine")
+    worker_processes: PositiveInt | None = Field(None, description="processes that compute; None: two, as measured")
     task_time_limit_s: PositiveInt = Field(1_800, description="a chunk that takes longer is killed and given back")
     visibility_timeout_s: PositiveInt = Field(60, description="silence after which a chunk goes to another worker")
     shutdown_grace_s: PositiveInt = Field(100, description="seconds a chunk may still run after SIGTERM")
