@@ -48,6 +48,9 @@ integration: $(VENV)/dev.stamp ## Only the tests against real servers
 bench: $(VENV)/dev.stamp ## Measure the figures of the README on this machine
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
+chaos: $(VENV)/dev.stamp ## Let 100 things go wrong in runs on real servers, and count rows (ARGS="--seed 7 --faults 30")
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
 # One resolution, dev.txt, holds every version; the others are parts of it. Pins stay where they can (ARGS="--upgrade").
 LOCK := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --fork-strategy fewest \
     --generate-hashes --no-emit-index-url --annotation-style line --custom-compile-command "make lock"

@@ -19,6 +19,7 @@ from producer.enqueuer import OnEvent
 from producer.feed import Feed
 from producer.progress import Show, showing_progress
 from producer.recent import recent_runs, remember
+from producer.reconcile import Reconciler
 from producer.records import read_run
 from producer.report import RunReport, make_report
 from producer.request import Options, RunRequest, make_request
@@ -106,6 +107,7 @@ class Run:
         self._run = run
         self._feed = feed
         self._poller = RunPoller(run)
+        self._reconciler = Reconciler(run)
 
     def __repr__(self) -> str:
         return f"<Run {self.address}>"
@@ -163,6 +165,7 @@ class Run:
     def wait(self, *, progress: bool = False, show: Show | None = None, timeout_s: float | None = None) -> RunStatus:
         """Wait until the run is done, failed or cancelled; raise what went wrong while it was fed.
 
+        Chunks that got lost in a Redis that was wiped, or with a machine, are enqueued again meanwhile.
         `progress` draws a bar on stderr, or prints lines where that is no terminal; `show` is given each status.
         """
         try:
@@ -174,6 +177,8 @@ class Run:
         except PixelherdError:
             self.stop_feeding()  # nobody would hear of what goes wrong from here on
             raise
+        finally:
+            self._reconciler.close()
         if not status.ended:
             raise UnavailableError(f"{self.run_id} is not done after {timeout_s:g} s; is a worker running?")
         return status
@@ -190,8 +195,10 @@ class Run:
                 self._feed.check()
                 if status.phase in (Phase.DONE, Phase.CANCELLED):
                     self._feed.stop()
-            if status.ended and not feeding:
-                return status
+            if not feeding:
+                if status.ended:
+                    return status
+                self._feed = self._reconciler.look() or self._feed
             now = time.monotonic()
             if timeout_s is not None and now - began >= timeout_s:
                 return status

@@ -5,6 +5,7 @@ summaries of its halves do; where somebody did the whole chunk as well, the halv
 """
 
 from collections import Counter
+from collections.abc import Iterator
 
 from config.results import ChunkPlace, ChunkSummary, FrozenManifest, Status
 from producer.chunker import is_inside, keys_before, outermost, part_size
@@ -50,6 +51,16 @@ class Ledger:
             return place.count
         return sum(other.count for other in done if is_inside(other, place))
 
+    def unfilled(self, frozen: FrozenManifest) -> Iterator[tuple[ChunkPlace, set[ChunkPlace]]]:
+        """Chunks of the run that are not done as a whole, each with the places inside it that are."""
+        part, start = self._first
+        while part < frozen.parts:
+            slot = (part, start)
+            size = self._slot_size(slot, frozen)
+            if size > 0 and slot not in self._filled:
+                yield ChunkPlace(part, start, size), set(self._open.get(slot, ()))
+            part, start = self._next_slot(slot) if size > 0 else (part + 1, 0)
+
     def add(self, summary: ChunkSummary) -> None:
         """Take a summary that is new."""
         place = ChunkPlace.parse(summary.chunk_id)
@@ -67,12 +78,14 @@ class Ledger:
                 del self._open[slot]
         while self._first in self._filled:
             self._filled.remove(self._first)
-            part, start = self._first
-            start += self._chunk_size
-            self._first = (part, start) if start < part_size(part, self._chunk_size) else (part + 1, 0)
+            self._first = self._next_slot(self._first)
 
     def _slot(self, place: ChunkPlace) -> Slot:
         return place.part, place.start - place.start % self._chunk_size
+
+    def _next_slot(self, slot: Slot) -> Slot:
+        part, start = slot[0], slot[1] + self._chunk_size
+        return (part, start) if start < part_size(part, self._chunk_size) else (part + 1, 0)
 
     def _is_filled(self, slot: Slot) -> bool:
         return slot < self._first or slot in self._filled

@@ -8,7 +8,7 @@ from obstore.exceptions import AlreadyExistsError
 from obstore.store import S3Store
 
 from config.errors import UsageError
-from config.results import Cancellation, FrozenManifest, RunAddress, RunRecord
+from config.results import Cancellation, ChunkFailure, FrozenManifest, RunAddress, RunRecord
 from producer.translate import s3_errors
 
 
@@ -45,6 +45,12 @@ def write_cancelled(store: S3Store, run: RunAddress) -> None:
     """Tell the workers to leave this run's chunks alone."""
     with s3_errors(f"write {run}"):
         obstore.put(store, run.cancelled_key, Cancellation(cancelled_at=datetime.now(UTC)).to_json())
+
+
+def write_failure(store: S3Store, run: RunAddress, failure: ChunkFailure) -> None:
+    """Give a chunk up, as a worker does after its last try."""
+    with s3_errors(f"write {run}"):
+        obstore.put(store, run.failure_key(failure.chunk_id), failure.to_json())
 
 
 def is_cancelled(store: S3Store, run: RunAddress) -> bool:

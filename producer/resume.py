@@ -1,7 +1,7 @@
 """Resume: from what S3 holds of a run to the chunks that are missing, and no others; and cancelling a run."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from itertools import chain
 from threading import Event
@@ -9,7 +9,7 @@ from threading import Event
 from config.errors import SourceError, UsageError
 from config.messages import Chunk
 from config.results import ChunkPlace
-from producer.chunker import is_inside, outermost, part_size
+from producer.chunker import cut, outermost, part_size, remaining
 from producer.enqueuer import check_broker
 from producer.feed import Feed
 from producer.frozen import Totals, count_parts, read_part, take_part, totals_of
@@ -61,16 +61,10 @@ def missing_chunks(run: OpenRun, given_up: frozenset[str], part: int) -> Iterato
             yield chunk
 
 
-def without_done(chunk: Chunk, done: set[ChunkPlace]) -> Iterator[Chunk]:
+def without_done(chunk: Chunk, done: Collection[ChunkPlace]) -> Iterator[Chunk]:
     """What is left of a chunk: itself, nothing, or those of its halves that a worker has not done after a split."""
-    place = ChunkPlace(chunk.part, chunk.start, len(chunk.keys))
-    if place in done:
-        return
-    if not any(is_inside(one, place) for one in done):
-        yield chunk
-        return
-    for half in chunk.halves():
-        yield from without_done(half, done)
+    for place in remaining(ChunkPlace(chunk.part, chunk.start, len(chunk.keys)), done):
+        yield cut(chunk, place)
 
 
 def done_places(run: OpenRun, part: int) -> set[ChunkPlace]:

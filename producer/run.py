@@ -24,6 +24,7 @@ from producer.chunker import choose_chunk_size, pack_chunks, part_size
 from producer.enqueuer import Enqueuer, OnEvent, check_broker
 from producer.feed import Feed
 from producer.frozen import Totals, freeze_part, read_keys, take_part
+from producer.held import announced
 from producer.lister import default_output, open_listing
 from producer.pages import ListedKey
 from producer.records import write_frozen, write_run
@@ -118,7 +119,8 @@ def start_feed(
     """Freeze and enqueue in the background; which chunks of a part are sent is the caller's function."""
 
     def enqueue(frozen: Iterator[int]) -> int:
-        with Enqueuer(run.settings, queue, run.on_event, stopped) as enqueuer:
+        telling = announced(run.settings, run.address.run_id)
+        with telling, Enqueuer(run.settings, queue, run.on_event, stopped) as enqueuer:
             return sum(enqueuer.send(chunks_to_send(part)) for part in frozen)
 
     feed = Feed(parts, enqueue, stopped)

@@ -1,6 +1,7 @@
 """Status: from what S3 holds of a run to what is done, failed and still to do; each summary is read once."""
 
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -100,6 +101,7 @@ class RunPoller:
         self._frozen: FrozenManifest | None = None
         self._listed = (0, 0)  # parts, and the keys in them
         self._ledger = Ledger(run.record.chunk_size)
+        self._failures: list[ChunkPlace] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._summaries = self._size_bytes = 0
         self._started_at: datetime | None = None
@@ -135,6 +137,18 @@ class RunPoller:
             seconds={stage: round(spent, 3) for stage, spent in sorted(self._seconds.items())},
             size_bytes=self._size_bytes,
         )
+
+    def unsettled(self) -> Iterator[tuple[ChunkPlace, set[ChunkPlace]]]:
+        """Chunks that were not done at the last poll, each with the places inside it that are done or given up.
+
+        Nothing while keys are being listed.
+        """
+        size = self._run.record.chunk_size
+        given_up: defaultdict[tuple[int, int], set[ChunkPlace]] = defaultdict(set)
+        for place in self._failures:
+            given_up[place.part, place.start - place.start % size].add(place)
+        for whole, done in self._ledger.unfilled(self._frozen) if self._frozen else ():
+            yield whole, done | given_up[whole.part, whole.start]
 
     def _phase(self, images: int | None, done: int, failed: int) -> Phase:
         if images is not None and done == images:
@@ -174,8 +188,8 @@ class RunPoller:
     def _given_up(self) -> list[int]:
         """Images of each chunk that was given up; what a second delivery did after all is done, not given up."""
         names = list_names(self._run.store, self._run.address.failures)
-        places = outermost(ChunkPlace.parse(name) for name in names)
-        return [lost for place in places if (lost := place.count - self._ledger.done_in(place))]
+        self._failures = outermost(ChunkPlace.parse(name) for name in names)
+        return [lost for place in self._failures if (lost := place.count - self._ledger.done_in(place))]
 
     def _count_listed(self) -> int:
         if self._frozen is not None:

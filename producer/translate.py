@@ -98,7 +98,7 @@ def from_broker(error: BaseException, settings: Settings) -> PixelherdError:
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return SettingsError(f"the broker {name} refuses user or password: check PIXELHERD_BROKER_URL")
     if isinstance(cause, OutOfMemoryError):
-        return UnavailableError(f"the broker {name} is full: its maxmemory is reached")
+        return UnavailableError(f"the broker {name} is full: its maxmemory is reached or near")
     return UnavailableError(f"cannot reach the broker {name}: {_line(cause)}; is Redis running there?")
 
 

@@ -5,6 +5,7 @@ A server or package that is absent is a skip on a person's machine and a failure
 
 import os
 import secrets
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -18,8 +19,12 @@ from obstore.store import S3Store
 from config.clients import make_redis, make_s3, make_store
 from config.settings import ENV_PREFIX, Settings
 from producer.local_stack import running_worker
+from producer.ports import LOOPBACK
 from producer.processes import Child
 from producer.servers import find_valkey, find_weed, running_s3, running_valkey
+
+# A shell that starts us in the background has us, and all that we start, ignore Ctrl-C; some tests are about Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def require(found: object, what: str) -> None:
@@ -37,6 +42,8 @@ def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, LOOPBACK)
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,11 @@ from celery import signals
 from config.clients import make_celery
 from config.errors import SettingsError
 from config.settings import Settings, read_settings
+from workers.custody import give_back
 from workers.drain import give_back_after_grace
 from workers.lease import make_lease_step
 from workers.refuse import trace_refusals
+from workers.transport import make_transport
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s"
 
@@ -38,5 +40,6 @@ settings = _read_settings_or_exit()
 app = make_celery(settings)
 app.conf.include = ["workers.tasks"]
 app.steps["consumer"].add(make_lease_step(settings))
-give_back_after_grace(settings)
+give_back_after_grace(settings, give_back)
 refuse = trace_refusals(settings)
+app.conf.broker_transport = make_transport(refuse)

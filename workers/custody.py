@@ -6,26 +6,33 @@ the holder counts as alive, and how many holders ended without letting go. A cop
 first is told from a crash by that time, or at once where the holder was a process of this machine.
 """
 
+import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import redis
 
 from config.clients import make_redis
+from config.custody import CUSTODY_PREFIX, custody_key
 from config.messages import Chunk
 from config.settings import Settings
 
-#: One hash for each run; the field is the chunk's id.
-KEY_PREFIX = "pixelherd:custody:"
+logger = logging.getLogger(__name__)
 
 #: Renewals in the time for which a holder counts as alive: two may fail.
 RENEWALS = 3
+
+#: Seconds for one answer of Redis: a chunk does not wait for its custody as long as a worker for its next chunk.
+ANSWER_TIMEOUT_S = 5.0
+
+#: The same for a worker at the end of its grace period, whose machine may be gone in seconds.
+GIVE_BACK_TIMEOUT_S = 2.0
 
 #: Seconds after which Redis forgets a run that nobody works on; a guard, since every field is deleted when let go.
 FORGET_AFTER_S = 7 * 24 * 3600
@@ -46,14 +53,14 @@ redis.call('EXPIRE', KEYS[1], ARGV[5])
 return deaths
 """
 
-#: Prolongs the holder's time; 0 where another one has the chunk now. A field that is gone was wiped, not taken.
+#: Prolongs the holder's time; 0 where another one has the chunk now. A field that is gone was wiped, not taken: it
+#: is written again, or whoever looks for chunks that nobody holds would send this one a second time.
 _RENEW = """
 local found = redis.call('HGET', KEYS[1], ARGV[1])
-if not found then return 1 end
-local holder, deaths = string.match(found, '^(%S+) (%d+) %d+$')
-if holder ~= ARGV[2] then return 0 end
+if found and string.match(found, '^(%S+)') ~= ARGV[2] then return 0 end
 local now = tonumber(redis.call('TIME')[1])
-redis.call('HSET', KEYS[1], ARGV[1], holder .. ' ' .. deaths .. ' ' .. (now + tonumber(ARGV[3])))
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[4] .. ' ' .. (now + tonumber(ARGV[3])))
+redis.call('EXPIRE', KEYS[1], ARGV[5])
 return 1
 """
 
@@ -61,6 +68,21 @@ return 1
 _LET_GO = """
 local found = redis.call('HGET', KEYS[1], ARGV[1])
 if found and string.match(found, '^(%S+)') == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+"""
+
+#: Takes the chunks from processes that are about to be ended on purpose, without counting a death: who has a chunk
+#: next adds one for the holder that is not there. ARGV: how their holders begin.
+_GIVE_BACK = """
+local hands = redis.call('HGETALL', KEYS[1])
+for i = 1, #hands, 2 do
+  local holder, deaths = string.match(hands[i + 1], '^(%S+) (%d+) %d+$')
+  for _, beginning in ipairs(ARGV) do
+    if holder and string.sub(holder, 1, #beginning) == beginning then
+      if deaths == '0' then redis.call('HDEL', KEYS[1], hands[i])
+      else redis.call('HSET', KEYS[1], hands[i], 'given-back ' .. (deaths - 1) .. ' 0') end
+    end
+  end
+end
 """
 
 
@@ -75,24 +97,31 @@ class Hold:
 
     @property
     def key(self) -> str:
-        return KEY_PREFIX + self.run_id
+        return custody_key(self.run_id)
 
 
 class Custody:
     """Takes, keeps and lets go of chunks for one worker process."""
 
     def __init__(self, settings: Settings) -> None:
-        self._redis = make_redis(settings)
+        self._redis = make_redis(settings, ANSWER_TIMEOUT_S)
         # Well inside the visibility timeout: when a dead machine's chunk comes back, its holder is known to be dead.
         self._alive_s = max(2, settings.visibility_timeout_s // 2)
 
     def take(self, chunk: Chunk) -> Hold | None:
-        """Hold the chunk, or None where a living process holds it."""
+        """Hold the chunk, or None where a living process holds it.
+
+        Where Redis is away the chunk is worked on all the same: twice is harmless, a lost message is not.
+        """
         hold = Hold(chunk.job.run_id, chunk.chunk_id, _new_holder(), 0)
-        dead = self._dead_neighbour(hold)
-        arguments = (hold.chunk_id, hold.holder, self._alive_s, dead, FORGET_AFTER_S)
-        deaths = int(self._redis.eval(_TAKE, 1, hold.key, *arguments))
-        return None if deaths < 0 else Hold(hold.run_id, hold.chunk_id, hold.holder, deaths)
+        try:
+            dead = self._dead_neighbour(hold)
+            arguments = (hold.chunk_id, hold.holder, self._alive_s, dead, FORGET_AFTER_S)
+            deaths = int(self._redis.eval(_TAKE, 1, hold.key, *arguments))
+        except redis.RedisError as error:
+            logger.warning("chunk=%s custody=unknown error=%s", chunk.chunk_id, type(error).__name__)
+            return hold
+        return None if deaths < 0 else replace(hold, deaths=deaths)
 
     @contextmanager
     def keeping(self, hold: Hold) -> Iterator[None]:
@@ -109,8 +138,9 @@ class Custody:
                 self._redis.eval(_LET_GO, 1, hold.key, hold.chunk_id, hold.holder)
 
     def still_held(self, hold: Hold) -> bool:
-        """Whether nobody else has taken the chunk meanwhile; asked before anything is written."""
-        return bool(self._redis.eval(_RENEW, 1, hold.key, hold.chunk_id, hold.holder, self._alive_s))
+        """Whether nobody else has taken the chunk meanwhile; raises RedisError where Redis is away."""
+        arguments = (hold.chunk_id, hold.holder, self._alive_s, hold.deaths, FORGET_AFTER_S)
+        return bool(self._redis.eval(_RENEW, 1, hold.key, *arguments))
 
     def _renew_until(self, hold: Hold, ended: threading.Event) -> None:
         while not ended.wait(self._alive_s / RENEWALS):
@@ -123,6 +153,17 @@ class Custody:
         holder = found.decode().partition(" ")[0] if found else ""
         machine, _, process = holder.partition("/")
         return holder if machine == _machine() and not _is_running(process.partition("/")[0]) else ""
+
+
+def give_back(settings: Settings, pids: Iterable[int]) -> None:
+    """Let go of all that these processes of this machine hold, just before they are ended on purpose.
+
+    Otherwise another machine would wait until their time is over, and count a death that the chunk did not cause.
+    """
+    beginnings = [f"{_machine()}/{pid}-" for pid in pids]
+    with suppress(redis.RedisError), make_redis(settings, GIVE_BACK_TIMEOUT_S, retries=0) as client:
+        for key in client.scan_iter(f"{CUSTODY_PREFIX}*"):
+            client.eval(_GIVE_BACK, 1, key, *beginnings)
 
 
 def _new_holder() -> str:

@@ -8,8 +8,10 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from billiard import active_children
 from celery import signals
 
 from config.settings import Settings
@@ -17,14 +19,22 @@ from config.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def give_back_after_grace(settings: Settings) -> None:
-    """From now on a warm shutdown (SIGTERM) of this worker becomes a cold one (SIGQUIT) at the deadline."""
+def give_back_after_grace(settings: Settings, give_back: Callable[[Settings, Iterable[int]], None]) -> None:
+    """From now on a warm shutdown (SIGTERM) of this worker becomes a cold one (SIGQUIT) at the deadline.
+
+    `give_back` is told the pool processes that end then with a chunk in hand.
+    """
+
+    def end_now() -> None:
+        logger.info("drain=deadline")
+        give_back(settings, [child.pid for child in active_children()])
+        os.kill(os.getpid(), signal.SIGQUIT)
 
     def on_shutdown(how: str = "", **_: Any) -> None:
         if how != "Warm":
             return
         logger.info("drain=started grace_s=%d", settings.shutdown_grace_s)
-        deadline = threading.Timer(settings.shutdown_grace_s, os.kill, (os.getpid(), signal.SIGQUIT))
+        deadline = threading.Timer(settings.shutdown_grace_s, end_now)
         deadline.daemon = True
         deadline.start()
 

@@ -41,9 +41,10 @@ class Renewer:
     """Renews the marks of whatever the current channel holds, until the process ends."""
 
     def __init__(self, settings: Settings) -> None:
-        self._redis = make_redis(settings)
         self._timeout_s = settings.visibility_timeout_s
         self._interval_s = settings.visibility_timeout_s / RENEWALS
+        # A connection that leads nowhere any more is left while there is still time for a renewal over a new one.
+        self._redis = make_redis(settings, self._interval_s, retries=0)
         self._qos: Any = None
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()

@@ -14,10 +14,14 @@ from config.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for one answer of Redis.
+ANSWER_TIMEOUT_S = 5.0
+
 
 def trace_refusals(settings: Settings) -> Callable[[str], None]:
     """From now on what Celery drops in silence leaves a trace; returns the function that leaves one."""
-    client = make_redis(settings)  # connects at its first use, in each process for itself
+    # Connects at its first use, in each process for itself; the event loop waits for it, so not for long.
+    client = make_redis(settings, ANSWER_TIMEOUT_S, retries=0)
 
     def refuse(reason: str) -> None:
         logger.error("message=refused reason=%r", reason)

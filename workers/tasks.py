@@ -5,6 +5,7 @@ import logging
 import random
 from typing import Any, NoReturn
 
+import redis
 from celery import Task
 from celery.exceptions import Reject, Retry
 from kombu.exceptions import OperationalError
@@ -74,7 +75,7 @@ def _process(task: Task, chunk: Chunk, hold: Hold, describe: DescribeImages) -> 
         if hold.deaths >= DEATHS_BEFORE_SPLIT or is_split(chunk, workbench()):
             _isolate(task, chunk, hold)
         else:
-            process_chunk(chunk, workbench(), describe, lambda: custody().still_held(hold))
+            process_chunk(chunk, workbench(), describe, functools.partial(_may_write, chunk, hold))
     except (TransientError, MemoryError) as error:  # a MemoryError that leaves a task kills the whole worker
         logger.warning("chunk=%s try=%d error=%r", chunk.chunk_id, tries, str(error) or type(error).__name__)
         if tries <= settings.chunk_retries:
@@ -83,6 +84,16 @@ def _process(task: Task, chunk: Chunk, hold: Hold, describe: DescribeImages) -> 
     except PixelherdError as error:  # no worker of this version can do it: trying again would not help
         logger.error("chunk=%s given_up=%r", chunk.chunk_id, str(error))
         give_up(chunk, workbench(), error, tries)
+
+
+def _may_write(chunk: Chunk, hold: Hold) -> bool:
+    """Whether nobody took the chunk meanwhile. Without Redis S3 is asked whether it goes on as halves: rows of a
+    whole and of its halves would stand side by side, while rows of two wholes are the same object.
+    """
+    try:
+        return custody().still_held(hold)
+    except redis.RedisError:
+        return not is_split(chunk, workbench())
 
 
 def _isolate(task: Task, chunk: Chunk, hold: Hold) -> None:

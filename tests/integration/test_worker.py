@@ -108,6 +108,20 @@ def test_what_no_worker_understands_is_refused_once_and_the_worker_goes_on(
     assert sum("version: Input should be 1" in reason for reason in reasons) == 1
 
 
+UNREADABLE = (b"\xff\xfe no text", b"no json", b"null", b'"text"', b"[1, 2]", b"{}", b'{"body": 7, "headers": {}}')
+
+
+def test_what_is_no_message_does_not_stop_the_worker(
+    worker: StartWorker, store: S3Store, send: Any, make_chunk: Any, settings: Settings
+) -> None:
+    child, chunk, client = worker(), make_chunk(), make_redis(settings)
+    for garbage in (*UNREADABLE, b"x" * 50_000_000):
+        client.lpush(settings.queue, garbage)
+    send(chunk.to_message())
+    wait_for(store, summary_key(chunk), child)
+    assert len(read_refusals(client)) == len(UNREADABLE) + 1
+
+
 UNDOABLE = {
     "unknown model": {"model": "resnet5000"},
     "preprocessed otherwise": {"preprocess_digest": "0" * 64},

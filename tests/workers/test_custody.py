@@ -6,11 +6,14 @@ import sys
 import time
 
 import pytest
+import redis
+from pydantic import SecretStr
 
 from config.clients import make_redis
+from config.custody import CUSTODY_PREFIX
 from config.messages import Chunk, Job
 from config.settings import Settings
-from workers.custody import KEY_PREFIX, Custody
+from workers.custody import Custody, give_back
 
 CHUNK = Chunk(job=Job(run_id="run-1", model="resnet50", output="s3://b/o"), bucket="b", keys=("a", "b", "c"))
 
@@ -29,7 +32,7 @@ def test_a_chunk_has_one_holder_and_then_none(settings: Settings) -> None:
     with custody.keeping(hold):
         assert Custody(settings).take(CHUNK) is None
         assert custody.still_held(hold)
-    assert make_redis(settings).keys(f"{KEY_PREFIX}*") == []
+    assert make_redis(settings).keys(f"{CUSTODY_PREFIX}*") == []
 
 
 def test_a_copy_that_runs_beside_is_no_crash_however_long_it_takes(short: Settings) -> None:
@@ -50,7 +53,7 @@ HOLD_AND_DIE = """
 import os, sys
 from config.messages import Chunk
 from config.settings import Settings
-from workers.custody import Custody
+from workers.custody import Custody, give_back
 Custody(Settings.model_validate_json(sys.argv[1])).take(Chunk.model_validate_json(sys.argv[2]))
 os.kill(os.getpid(), 9)
 """
@@ -93,11 +96,11 @@ def test_a_holder_that_was_thought_dead_may_not_write(short: Settings) -> None:
     frozen = custody.take(CHUNK)
     assert frozen is not None
     client = make_redis(short)
-    client.hset(KEY_PREFIX + "run-1", CHUNK.chunk_id, "somebody-else 1 99999999999")
+    client.hset(CUSTODY_PREFIX + "run-1", CHUNK.chunk_id, "somebody-else 1 99999999999")
     assert not custody.still_held(frozen)
     with custody.keeping(frozen):
         pass
-    assert client.hget(KEY_PREFIX + "run-1", CHUNK.chunk_id) == b"somebody-else 1 99999999999"
+    assert client.hget(CUSTODY_PREFIX + "run-1", CHUNK.chunk_id) == b"somebody-else 1 99999999999"
 
 
 def test_a_wiped_redis_takes_no_chunk_from_its_holder(settings: Settings) -> None:
@@ -106,3 +109,30 @@ def test_a_wiped_redis_takes_no_chunk_from_its_holder(settings: Settings) -> Non
     assert hold is not None
     make_redis(settings).flushall()
     assert custody.still_held(hold)
+    client = make_redis(settings)
+    assert client.hexists(CUSTODY_PREFIX + "run-1", CHUNK.chunk_id)
+    with custody.keeping(hold):
+        pass
+    assert client.keys(f"{CUSTODY_PREFIX}*") == []
+
+
+def test_without_redis_a_chunk_is_worked_on_all_the_same(settings: Settings) -> None:
+    nowhere = settings.model_copy(update={"broker_url": SecretStr("redis://127.0.0.1:1/0")})
+    custody = Custody(nowhere)
+    hold = custody.take(CHUNK)
+    assert hold is not None
+    with custody.keeping(hold), pytest.raises(redis.RedisError):
+        custody.still_held(hold)
+
+
+def test_what_is_given_back_on_purpose_is_free_at_once_and_counts_no_death(settings: Settings) -> None:
+    custody = Custody(settings)
+    assert custody.take(CHUNK) is not None
+    give_back(settings, [os.getpid() + 1])
+    assert custody.take(CHUNK) is None
+    for deaths in (0, 1):
+        give_back(settings, [os.getpid()])
+        hold = custody.take(CHUNK)
+        assert hold is not None
+        assert hold.deaths == deaths
+        make_redis(settings).hset(hold.key, CHUNK.chunk_id, f"{hold.holder} 1 99999999999")
