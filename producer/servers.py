@@ -6,7 +6,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -183,7 +183,9 @@ def _impatient_client(settings: Mapping[str, str]) -> Any:
 def _writes(client: Any) -> bool:
     """Whether an object can be written; buckets and their first volume come later than the first answer."""
     try:
-        client.create_bucket(Bucket=_PROBE)
+        # The try before may have made the bucket and failed after that: then it is there, which is no refusal.
+        with suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+            client.create_bucket(Bucket=_PROBE)
         client.put_object(Bucket=_PROBE, Key="probe", Body=b"probe")
         client.delete_object(Bucket=_PROBE, Key="probe")
         client.delete_bucket(Bucket=_PROBE)
