@@ -104,7 +104,9 @@ def submit(
 @as_json
 def status(run: str, wait: bool, as_json: bool) -> int:
     """How RUN stands now, or until it has ended."""
-    return follow(find(run), not wait, as_json)
+    code = follow(find(run), not wait, as_json)
+    tell_refusals()
+    return code
 
 
 @cli.command()
@@ -130,7 +132,10 @@ def results(run: str, limit: int | None, form: str, to: Path | None, as_json: bo
 def report(run: str, as_json: bool) -> int:
     """What RUN was asked for, how it went, how fast."""
     made = find(run).report()
-    click.echo(made.to_json() if as_json else made.to_text())
+    text = made.to_json() if as_json else made.to_text()
+    if made.warning and not as_json:
+        text = text.replace(made.warning, click.style(made.warning, fg="red", bold=True), 1)
+    click.echo(text)
     return exit_code(made.status)
 
 
@@ -201,6 +206,24 @@ def find(name: str) -> "Run":
     from producer.client import open_run
 
     return open_run(name, on_event=say)
+
+
+def tell_refusals() -> None:
+    """Say that workers refused messages lately: they name no run, so a run may wait for them in vain."""
+    import redis
+
+    from config.refusals import read_refusals
+    from config.settings import read_settings
+    from producer.held import make_asker
+
+    try:
+        with make_asker(read_settings()) as client:
+            refusals = read_refusals(client)
+    except redis.RedisError:  # how a run stands is known from S3 alone
+        return
+    if refusals:
+        last = refusals[0]
+        say(f"workers refused {len(refusals)} messages, the last at {last['at']}: {last['reason']}")
 
 
 def follow(run: "Run", no_wait: bool, as_json: bool) -> int:

@@ -16,8 +16,9 @@ import obstore
 import pyarrow.parquet as pq
 import pytest
 
-from config.clients import make_celery
+from config.clients import make_celery, make_redis
 from config.models import MODELS
+from config.refusals import note_refusal
 from config.settings import CONFIG_VARIABLE, Settings
 from producer import cli
 from producer.local_stack import child_environment, write_config
@@ -128,6 +129,20 @@ def test_a_run_that_no_worker_takes_is_cancelled_and_goes_on_after_all(pixelherd
     assert "was cancelled" in refused.err
     assert pixelherd("resume", run, "--even-cancelled", "--no-wait").code == cli.DONE
     assert json.loads(pixelherd("status", run, "--json").out)["phase"] == "running"
+
+
+def test_a_person_sees_what_would_mislead_them(pixelherd, put_keys, bucket, settings, monkeypatch):
+    put_keys(["photos/a.jpg"])
+    words = ("submit", "classify", f"s3://{bucket}/photos/", "--output", f"s3://{bucket}/out", "--weights", "random")
+    run = json.loads(pixelherd(*words, "--no-wait", "--json").out)["address"]
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda *_: False)
+    assert "\x1b[31m\x1b[1mRANDOM WEIGHTS" in pixelherd("report", run).out
+
+    assert "refused" not in pixelherd("status", run).err
+    with make_redis(settings) as client:
+        note_refusal(client, "version: Input should be 1")
+    assert "workers refused 1 messages, the last at" in pixelherd("status", run).err
+    assert "version: Input should be 1" in pixelherd("status", run).err
 
 
 def test_ctrl_c_says_how_the_run_goes_on(settings, put_keys, bucket, tmp_path):
