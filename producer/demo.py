@@ -161,8 +161,8 @@ def command_name() -> str:
 
 def stay_up(console: Console, stack: Stack) -> None:
     """Return at Ctrl-C; UnavailableError where a process of the stack ends by itself."""
-    console.print("\nCtrl-C ends all of it and removes its data.")
-    try:
+    try:  # from the first letter on: who reads that Ctrl-C ends it may type it before we come back from printing
+        console.print("\nCtrl-C ends all of it and removes its data.")
         while True:
             stack.check()
             time.sleep(LOOK_INTERVAL_S)
