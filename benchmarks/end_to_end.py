@@ -21,7 +21,7 @@ from benchmarks.photographs import RESULTS
 from config.clients import make_store
 from config.results import ChunkSummary, RunAddress, provenance_of
 from config.settings import Settings
-from producer.cli import DONE
+from producer.commands.outcome import DONE
 from producer.local_stack import child_environment, plain_settings, running_worker, write_config
 from producer.servers import Server, running_valkey
 

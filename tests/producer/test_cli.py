@@ -21,6 +21,7 @@ from config.models import MODELS
 from config.refusals import note_refusal
 from config.settings import CONFIG_VARIABLE, Settings
 from producer import cli
+from producer.commands import outcome
 from producer.local_stack import child_environment, write_config
 from producer.ports import free_ports, is_open
 from producer.processes import import_root
@@ -76,19 +77,19 @@ def test_a_run_from_the_shell(pixelherd, bucket, store, worker, tmp_path):
     worker()
 
     said = pixelherd("submit", "classify", f"s3://{bucket}/photos/", "--top", "2", "--json")
-    assert said.code == cli.IMAGE_ERRORS
+    assert said.code == outcome.IMAGE_ERRORS
     status = json.loads(said.out)
     assert (status["phase"], status["images"], status["errors"]) == ("done", 4, 1)
     run = status["run_id"]
 
     said = pixelherd("status", run)
-    assert said.code == cli.IMAGE_ERRORS
+    assert said.code == outcome.IMAGE_ERRORS
     assert said.out.startswith(f"{run}\ndone ")
     assert "4 of 4 images" in said.out
     assert json.loads(pixelherd("status", run, "--json").out)["counts"] == {"ok": 3, "undecodable": 1}
 
     said = pixelherd("results", run)
-    assert said.code == cli.DONE
+    assert said.code == outcome.DONE
     assert BROKEN in said.out
     assert "undecodable" in said.out
     assert "and 2 more rows" in pixelherd("results", run, "--limit", "2").out
@@ -100,14 +101,14 @@ def test_a_run_from_the_shell(pixelherd, bucket, store, worker, tmp_path):
     assert [json.loads(cell["top_k"]) for cell in cells if cell["top_k"]] == [
         row["top_k"] for row in rows if row["top_k"]
     ]
-    assert pixelherd("results", run, "--format", "parquet", "--to", str(tmp_path / "rows.parquet")).code == cli.DONE
+    assert pixelherd("results", run, "--format", "parquet", "--to", str(tmp_path / "rows.parquet")).code == outcome.DONE
     assert pq.read_table(tmp_path / "rows.parquet").to_pylist() == rows
 
     said = pixelherd("report", run)
-    assert said.code == cli.IMAGE_ERRORS
+    assert said.code == outcome.IMAGE_ERRORS
     assert "efficientnet_lite0" in said.out
     assert json.loads(pixelherd("report", run, "--json").out)["record"]["job"]["top_k"] == 2
-    assert pixelherd("resume", run).code == cli.IMAGE_ERRORS
+    assert pixelherd("resume", run).code == outcome.IMAGE_ERRORS
 
 
 def test_a_run_that_no_worker_takes_is_cancelled_and_goes_on_after_all(pixelherd, put_keys, bucket):
@@ -115,19 +116,19 @@ def test_a_run_that_no_worker_takes_is_cancelled_and_goes_on_after_all(pixelherd
     output = f"s3://{bucket}/out"
     words = ("submit", "classify", f"s3://{bucket}/photos/", "--chunk-size", "2", "--no-wait", "--output", output)
     said = pixelherd(*words, "--json")
-    assert said.code == cli.DONE
+    assert said.code == outcome.DONE
     status = json.loads(said.out)
     assert (status["phase"], status["remaining"], status["chunks"]) == ("running", 5, 3)
     run = status["address"]
     assert run.startswith(output)
 
-    assert pixelherd("status", run).code == cli.DONE
+    assert pixelherd("status", run).code == outcome.DONE
     assert "cancelled" in pixelherd("cancel", run).out
-    assert pixelherd("status", run).code == cli.FAILED
+    assert pixelherd("status", run).code == outcome.FAILED
     refused = pixelherd("resume", run)
-    assert refused.code == cli.BAD_USAGE
+    assert refused.code == outcome.BAD_USAGE
     assert "was cancelled" in refused.err
-    assert pixelherd("resume", run, "--even-cancelled", "--no-wait").code == cli.DONE
+    assert pixelherd("resume", run, "--even-cancelled", "--no-wait").code == outcome.DONE
     assert json.loads(pixelherd("status", run, "--json").out)["phase"] == "running"
 
 
@@ -160,7 +161,7 @@ def test_ctrl_c_says_how_the_run_goes_on(settings, put_keys, bucket, tmp_path):
         assert process.stderr.readline()  # the first line of progress: the run has begun
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == outcome.INTERRUPTED
     assert out == ""
     assert "`pixelherd status " in err or "`pixelherd resume " in err
     assert "Traceback" not in err
@@ -216,7 +217,7 @@ def test_flower_is_started_wherever_a_person_types_it_and_tells_its_login(settin
 def test_flower_is_not_started_open_to_others(typed, monkeypatch):
     monkeypatch.setenv("PIXELHERD_FLOWER_ADDRESS", "0.0.0.0")
     found = typed("flower")
-    assert found.code == cli.BAD_USAGE
+    assert found.code == outcome.BAD_USAGE
     assert "PIXELHERD_FLOWER_PASSWORD" in found.err
 
 
@@ -243,7 +244,7 @@ def test_flower_is_not_started_open_to_others(typed, monkeypatch):
 )
 def test_what_cannot_be_is_refused_in_one_line(typed, words, said):
     found = typed(*words.split())
-    assert found.code == cli.BAD_USAGE
+    assert found.code == outcome.BAD_USAGE
     assert found.out == ""
     assert said in found.err
     assert found.err.startswith("pixelherd: ")
@@ -253,7 +254,7 @@ def test_what_cannot_be_is_refused_in_one_line(typed, words, said):
 def test_settings_that_are_wrong_are_named_in_one_line(typed, monkeypatch):
     monkeypatch.setenv("PIXELHERD_BROKR_URL", "redis://host")
     found = typed("status", "s3://b/run")
-    assert found == Said(cli.BAD_USAGE, "", "pixelherd: PIXELHERD_BROKR_URL is no setting\n")
+    assert found == Said(outcome.BAD_USAGE, "", "pixelherd: PIXELHERD_BROKR_URL is no setting\n")
 
 
 def test_a_source_or_an_output_that_is_not_there_is_refused(pixelherd, put_keys, bucket):
@@ -261,7 +262,7 @@ def test_a_source_or_an_output_that_is_not_there_is_refused(pixelherd, put_keys,
     there, nowhere = f"s3://{bucket}/photos/", "s3://no-such-bucket-here/"
     for words in ([f"s3://{bucket}/empty/"], [nowhere], [there, "--output", nowhere], [there, "--output", "/home/me"]):
         found = pixelherd("submit", "classify", *words)
-        assert found.code == cli.BAD_USAGE
+        assert found.code == outcome.BAD_USAGE
         assert found.err.startswith("pixelherd: ")
         assert found.err.count("\n") == 1
 
@@ -269,7 +270,7 @@ def test_a_source_or_an_output_that_is_not_there_is_refused(pixelherd, put_keys,
 def test_a_broker_that_is_down_is_said_in_one_line(pixelherd, bucket, monkeypatch):
     monkeypatch.setenv("PIXELHERD_BROKER_URL", "redis://127.0.0.1:1/0")
     found = pixelherd("submit", "classify", f"s3://{bucket}/")
-    assert found.code == cli.FAILED
+    assert found.code == outcome.FAILED
     assert "cannot reach the broker" in found.err
     assert found.err.count("\n") == 1
 
@@ -278,7 +279,7 @@ def test_parquet_wants_a_file(pixelherd, put_keys, bucket):
     put_keys(["a.jpg"])
     run = json.loads(pixelherd("submit", "classify", f"s3://{bucket}/a.jpg", "--no-wait", "--json").out)["address"]
     assert "--to" in pixelherd("results", run, "--format", "parquet").err
-    assert pixelherd("results", run, "--to", "/nowhere/rows.csv").code == cli.BAD_USAGE
+    assert pixelherd("results", run, "--to", "/nowhere/rows.csv").code == outcome.BAD_USAGE
 
 
 def test_the_models(typed):
@@ -295,20 +296,20 @@ def test_the_layers_of_a_model(typed):
     assert found[0] == str(rows[1:].index(next(row for row in rows if "block4_pool" in row)))
     assert json.loads(typed("layers", "vgg19", "--json").out)[0]["shape"] == [224, 224, 3]
     missed = typed("layers", "vgg_19")
-    assert missed.code == cli.BAD_USAGE
+    assert missed.code == outcome.BAD_USAGE
     assert "did you mean vgg19" in missed.err
 
 
 @pytest.mark.parametrize("words", [("--help",), ("-h",), *((name, "--help") for name in cli.cli.commands)])
 def test_everything_explains_itself(typed, words):
     found = typed(*words)
-    assert found.code == cli.DONE
+    assert found.code == outcome.DONE
     assert found.out.startswith("Usage: pixelherd")
 
 
 def test_the_exit_codes_are_documented(typed):
     text = typed("--help").out
-    for code in (cli.DONE, cli.FAILED, cli.BAD_USAGE, cli.IMAGE_ERRORS, cli.INTERRUPTED):
+    for code in (outcome.DONE, outcome.FAILED, outcome.BAD_USAGE, outcome.IMAGE_ERRORS, outcome.INTERRUPTED):
         assert f"{code} " in text.partition("Exit codes:")[2]
 
 

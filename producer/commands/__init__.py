@@ -1,0 +1,1 @@
+"""The subcommands of `pixelherd`, by what they are about."""
