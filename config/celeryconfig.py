@@ -7,6 +7,7 @@ from typing import Any
 
 from kombu import Queue
 
+from config.broker import broker_address, tls_options
 from config.settings import Settings
 
 #: Seconds between two looks for chunks of silent workers. kombu's own is one sweep in 100 s.
@@ -23,14 +24,17 @@ CHILD_START_TIMEOUT_S = 120.0
 #: the other process has all cores. Two made 85 images/s of efficientnet_lite0 on 2 cores, one 64, three 75.
 PROCESSES = 2
 
-#: Seconds without an answer after which a broker connection counts as dead. kombu's own is for ever.
-BROKER_TIMEOUT_S = 30.0
+#: Seconds without an answer after which a broker connection counts as dead. kombu's own is for ever; and a worker has
+#: several connections, which its event loop finds dead one after the other: at 30 s it was away for 95 s (measured).
+BROKER_TIMEOUT_S = 10.0
 
 
 def celery_options(settings: Settings) -> dict[str, Any]:
     """The options of the Celery app; nothing else sets one."""
     return {
-        "broker_url": settings.broker_url.get_secret_value(),
+        "broker_url": broker_address(settings),
+        # Without it kombu checks no certificate, and a transport of one's own speaks plain text to a TLS port.
+        "broker_use_ssl": tls_options(settings) or False,
         # S3 is the truth. A dead result backend loses tasks (acked, body never run) or blocks producers for 19 s.
         "result_backend": None,
         "task_ignore_result": True,
@@ -48,7 +52,6 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         # A handful of keys that a person waits for goes past the bulk: workers take from both queues in turn.
         "task_default_queue": settings.queue,
         "task_queues": [Queue(settings.queue), Queue(settings.now_queue)],
-        "task_create_missing_queues": True,
         # Nothing but JSON comes in: a pickle would run code.
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -73,8 +76,6 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # It stops the event loop, and a SIGKILL meanwhile lost 3 of 3; SIGTERM then SIGQUIT is used instead.
         "worker_soft_shutdown_timeout": 0,
-        # The log belongs to pixelherd: one key=value line for each chunk.
-        "worker_hijack_root_logger": False,
         "broker_connection_retry_on_startup": True,
         # The default gives up after 100 tries and the worker is gone.
         "broker_connection_max_retries": None,
@@ -92,5 +93,6 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": BROKER_TIMEOUT_S,
         "socket_connect_timeout": 5.0,
         "socket_keepalive": True,
-        "health_check_interval": 25,
+        # So long an idle worker may wait for a broker that was to answer within a second. kombu's own is 25 s.
+        "health_check_interval": 10,
     }

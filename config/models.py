@@ -11,9 +11,9 @@ EfficientNet-Lite0 of its README in tensorflow/tpu, which both name no top-5. No
 import difflib
 import hashlib
 import json
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, StringConstraints
 
 from config.errors import UnknownModel
 
@@ -21,6 +21,7 @@ ColorOrder = Literal["RGB", "BGR"]
 ExifPolicy = Literal["upright", "ignore"]
 Resize = Literal["crop", "squash"]
 ResizeFilter = Literal["bicubic", "bilinear"]
+Pooling = Literal["avg", "max"]
 ScalingName = Literal["caffe", "tf", "torch", "lite", "none"]
 
 #: What every ImageNet network was evaluated with: the shorter side to 256 for a crop of 224.
@@ -30,22 +31,35 @@ CROP_RATIO = 256 / 224
 SUGGESTION_CUTOFF = 0.5
 
 
-class Scaling(NamedTuple):
+#: Pixels of an input's side at most: what a worker decodes for each image is bounded.
+MAX_SIDE = 4_096
+
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Scaling(BaseModel):
     """Pixels 0..255 to network input: channels in color_order, then (pixel - mean) / std for each channel."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     color_order: ColorOrder
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[Divisor, Divisor, Divisor]
+
+
+def _scaling(color_order: ColorOrder, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Scaling:
+    return Scaling(color_order=color_order, mean=mean, std=std)
 
 
 #: "caffe", "tf" and "torch" are the three modes of keras.applications.imagenet_utils.preprocess_input; "none" is for
 #: networks that scale inside themselves; "lite" is EfficientNet-Lite's.
 SCALINGS: dict[ScalingName, Scaling] = {
-    "caffe": Scaling("BGR", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
-    "tf": Scaling("RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    "torch": Scaling("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "lite": Scaling("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
-    "none": Scaling("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "caffe": _scaling("BGR", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
+    "tf": _scaling("RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "torch": _scaling("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "lite": _scaling("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+    "none": _scaling("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
 
@@ -56,35 +70,68 @@ class ModelSpec(BaseModel):
 
     #: Part of file names, so without separators.
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,79}$")]
-    input_size: PositiveInt
-    scaling: ScalingName
+    #: Pixels of the input's height, and of its width too where input_width does not say otherwise.
+    input_size: Side
+    input_width: Side | None = None
+    scaling: ScalingName | Scaling
     resize: Resize = "crop"
     resize_filter: ResizeFilter = "bilinear"
     exif: ExifPolicy = "upright"
-    default_weights: Literal["imagenet", "packaged"] = "imagenet"
+    default_weights: Literal["imagenet", "packaged", "file"] = "imagenet"
+    #: Without its top a network has no classes, and ends with what `pooling` makes of its last layer.
+    include_top: bool = True
+    pooling: Pooling | None = None
     classes: PositiveInt = 1000
     parameters: PositiveInt | None = None
     top1: float | None = None
     top5: float | None = None
 
     @property
+    def height(self) -> int:
+        return self.input_size
+
+    @property
+    def width(self) -> int:
+        return self.input_size if self.input_width is None else self.input_width
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels: what Keras calls so."""
+        return self.height, self.width, 3
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Height and width that an image must cover before the centre is cut out of it."""
+        return round(self.height * CROP_RATIO), round(self.width * CROP_RATIO)
+
+    @property
     def resize_side(self) -> int:
-        """Pixels of the shorter side before the centre crop; 224 -> 256, 299 -> 342."""
-        return round(self.input_size * CROP_RATIO)
+        """Pixels of the shorter side before the centre crop, of a square input; 224 -> 256, 299 -> 342."""
+        return self.covered[0]
+
+    @property
+    def figures(self) -> Scaling:
+        """The figures of the scaling, whether it goes by a name or not."""
+        return self.scaling if isinstance(self.scaling, Scaling) else SCALINGS[self.scaling]
 
     @property
     def preprocess_digest(self) -> str:
         """sha256 (hex) over all that decides which numbers a network sees for an image, and over nothing else."""
+        size, side = (self.height, self.width), self.covered if self.resize == "crop" else (self.height, self.width)
         decisive = {
             "exif": self.exif,
-            "input_size": self.input_size,
+            "input_size": _one_if_square(size),
             "resize": self.resize,
             "resize_filter": self.resize_filter,
             # The ratio and the figures, not the scaling's name: a corrected constant is another preprocessing.
-            "resize_side": self.resize_side if self.resize == "crop" else self.input_size,
-            "scaling": SCALINGS[self.scaling]._asdict(),
+            "resize_side": _one_if_square(side),
+            "scaling": self.figures.model_dump(),
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _one_if_square(sides: tuple[int, int]) -> int | tuple[int, int]:
+    return sides[0] if sides[0] == sides[1] else sides
 
 
 #: Every known model by name: all of keras.applications, and what has a builder of its own. One more is one more row.

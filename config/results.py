@@ -1,6 +1,7 @@
 """What a run leaves in S3: from a run's address to the names, schemas and records of all its objects, and back."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +11,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from config.errors import ContractError, UsageError
-from config.messages import Job, Mode, describe
+from config.features import FeatureColumn, Shape, feature_columns
+from config.messages import FeatureType, Job, Mode, describe
 
 
 class Status(StrEnum):
@@ -70,6 +72,12 @@ class RunAddress:
     @property
     def job_key(self) -> str:
         return f"{self.prefix}/job.json"
+
+    @property
+    def outer_job_keys(self) -> tuple[str, ...]:
+        """Where another run's job.json would stand if this one lay inside of its folder."""
+        above = self.prefix.split("/")[:-1]
+        return tuple("/".join([*above[:depth], "job.json"]) for depth in range(1, len(above) + 1))
 
     @property
     def manifests(self) -> str:
@@ -134,6 +142,24 @@ class ChunkPlace:
         return cls(part, start, count)
 
 
+def outermost(places: Iterable[ChunkPlace]) -> list[ChunkPlace]:
+    """The places in their order, without those that lie inside another: a chunk may be done whole and in halves."""
+    kept: list[ChunkPlace] = []
+    for place in sorted(places, key=lambda place: (place.part, place.start, -place.count)):
+        if not kept or not is_inside(place, kept[-1]):
+            kept.append(place)
+    return kept
+
+
+def is_inside(place: ChunkPlace, other: ChunkPlace) -> bool:
+    """Whether the rows of a place are among those of another."""
+    return (
+        place.part == other.part
+        and other.start <= place.start
+        and place.start + place.count <= other.start + other.count
+    )
+
+
 def manifest_part_number(key: str) -> int | None:
     """The number of a manifest part from its key; None for any other object."""
     found = re.search(r"/manifest/(\d{5,})\.parquet$", key)
@@ -143,7 +169,7 @@ def manifest_part_number(key: str) -> int | None:
 # --- Records (JSON) ----------------------------------------------------------------------------------------------
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     """A frozen, versioned JSON object in S3."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -161,18 +187,28 @@ class _Record(BaseModel):
         return self.model_dump_json(indent=1).encode()
 
 
-class RunRecord(_Record):
+class RunRecord(Record):
     """job.json: what was asked, and what is needed to go on with it."""
 
     job: Job
     source: str = Field(description="what the person gave: a prefix, a glob, a manifest, or `keys`")
     bucket: str
+    labels: str | None = Field(default=None, description="rule by which keys get labels, as the person gave it")
+    queue: str | None = Field(None, description="where its chunks were sent to; None: an older producer's settings say")
     chunk_size: Annotated[int, Field(ge=1)]
     created_at: datetime
     versions: dict[str, str]
 
+    @classmethod
+    def is_one(cls, body: bytes) -> bool:
+        """Whether this is a run's job.json, and not some file of that name."""
+        try:
+            return bool(cls.from_json(body))
+        except ContractError:
+            return False
 
-class FrozenManifest(_Record):
+
+class FrozenManifest(Record):
     """manifest/frozen.json: written last; from here on the number of keys of the run is known."""
 
     parts: int
@@ -181,11 +217,22 @@ class FrozenManifest(_Record):
     frozen_at: datetime
 
 
-class ChunkSummary(_Record):
+class Tally(StrEnum):
+    """What an evaluation counts of a chunk's rows; the counts of chunks add up."""
+
+    RANKED = "ranked"  # the label names a class, and has a rank: what an accuracy is a share of
+    TOP1 = "top1"  # of those: the label is the best class
+    TOP5 = "top5"  # of those: it is among the five best
+    UNKNOWN = "unknown"  # the label names no class
+    FAILED = "failed"  # there is a label, and an error in place of a result
+
+
+class ChunkSummary(Record):
     """summaries/<chunk_id>.json: written after the rows; where it stands, the chunk is done."""
 
     chunk_id: str
     counts: dict[Status, int]
+    tally: dict[Tally, int] = Field(default_factory=dict, description="of evaluate; nothing in other modes")
     seconds: dict[str, float] = Field(description="wall seconds by stage; `chunk` is the whole")
     size_bytes: int = Field(description="bytes of images read")
     part_bytes: int = Field(description="bytes of the Parquet part")
@@ -198,7 +245,7 @@ class ChunkSummary(_Record):
         return sum(self.counts.values())
 
 
-class ChunkFailure(_Record):
+class ChunkFailure(Record):
     """failures/<chunk_id>.json: the chunk was given up after its last try; `resume` tries it again."""
 
     chunk_id: str
@@ -208,7 +255,7 @@ class ChunkFailure(_Record):
     failed_at: datetime
 
 
-class ChunkSplit(_Record):
+class ChunkSplit(Record):
     """splits/<chunk_id>.json: the chunk killed its workers and goes on as halves; nobody does it whole any more."""
 
     chunk_id: str
@@ -217,10 +264,11 @@ class ChunkSplit(_Record):
     split_at: datetime
 
 
-class Cancellation(_Record):
-    """cancelled.json: workers leave this run's chunks alone."""
+class Cancellation(Record):
+    """cancelled.json: workers leave this run's chunks alone, as a person wants it, or for a worker's reason."""
 
     cancelled_at: datetime
+    reason: str | None = Field(None, description="why a worker stopped the run; None: a person did")
 
 
 # --- Tables (Parquet) --------------------------------------------------------------------------------------------
@@ -231,6 +279,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("last_modified", pa.timestamp("us", tz="UTC")),
+        pa.field("label", pa.string()),
     ]
 )
 
@@ -250,9 +299,34 @@ _CLASS = [
     pa.field("score", pa.float32()),
 ]
 
-ROW_SCHEMAS: dict[Mode, pa.Schema] = {
-    Mode.CLASSIFY: pa.schema([*_ALWAYS, *_CLASS, pa.field("top_k", pa.list_(pa.struct(_CLASS)))]),
-}
+#: `rank` is the place of the label's class among all by score, 1 for the best; null where the image has an error, no
+#: label, or one that names no class. `label` is the class id where there is a rank, else the label as it was given.
+_LABEL = [pa.field("label", pa.string()), pa.field("rank", pa.int32())]
+
+_TYPES = {FeatureType.FLOAT32: pa.float32(), FeatureType.FLOAT16: pa.float16()}
+
+_BEST = [*_CLASS, pa.field("top_k", pa.list_(pa.struct(_CLASS)))]
+
+
+def row_schema(job: Job, shapes: Sequence[Shape] | None = None) -> pa.Schema:
+    """The columns of a job's rows. `shapes` are those of the outputs of its layers, where it asks for features;
+    where nobody knows them (None), the columns of features are left out.
+    """
+    columns = list(_ALWAYS)
+    if job.features is not None and shapes is not None:
+        columns += [_tensor(column) for column in feature_columns(job.features, shapes)]
+    if job.features is None or job.features.with_top:
+        columns += _BEST
+    if job.mode is Mode.FINE_TUNE:
+        columns.append(_LABEL[0])
+    if job.mode is Mode.EVALUATE:
+        columns += _LABEL
+    return pa.schema(columns)
+
+
+def _tensor(column: FeatureColumn) -> pa.Field:
+    """NumPy makes an array of the column's shape of it, other readers a list; null where the image failed."""
+    return pa.field(column.name, pa.fixed_shape_tensor(_TYPES[column.dtype], column.shape))
 
 
 def with_provenance(schema: pa.Schema, provenance: dict[str, Any]) -> pa.Schema:

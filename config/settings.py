@@ -33,6 +33,7 @@ class Settings(BaseSettings):
 
     # Broker
     broker_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="redis:// or rediss:// URL")
+    broker_ca_file: Path | None = Field(None, description="PEM of the CA of a rediss:// broker; None: the system's CAs")
     queue: str = Field("pixelherd", description="queue of bulk runs; <queue>.now is a person's few keys")
     queue_window: PositiveInt = Field(1_000, description="chunks waiting in Redis at most; a producer holds back")
 
@@ -59,9 +60,10 @@ class Settings(BaseSettings):
     fetch_threads: PositiveInt = Field(16, description="GET requests in flight in one worker process")
     decode_threads: PositiveInt | None = Field(None, description="None: as many as there are cores")
     fetched_bytes: PositiveInt = Field(128 * 2**20, description="bytes fetched but not decoded, at most")
-    decode_pixels: PositiveInt = Field(200_000_000, description="pixels being decoded at once, at most")
+    decode_bytes: PositiveInt = Field(2**30, description="memory to decode an image in; more is a row too_large")
     worker_processes: PositiveInt | None = Field(None, description="processes that compute; None: two, as measured")
     task_time_limit_s: PositiveInt = Field(1_800, description="a chunk that takes longer is killed and given back")
+    epoch_time_limit_s: PositiveInt = Field(43_200, description="the same for an epoch of a training")
     visibility_timeout_s: PositiveInt = Field(60, description="silence after which a chunk goes to another worker")
     shutdown_grace_s: PositiveInt = Field(100, description="seconds a chunk may still run after SIGTERM")
     cache_dir: Path = Field(
@@ -69,6 +71,14 @@ class Settings(BaseSettings):
         description="weights and converted networks of this machine",
     )
     allow_file_weights: bool = Field(True, description="file:// URIs may name weights on this machine")
+
+    # Fleet; a worker's own machine in AWS, as the Ansible roles tell it
+    autoscaling_group: str | None = Field(None, description="its Auto Scaling group; None: no notices are looked for")
+    lifecycle_hook: str = Field("drain", description="the group's hook that waits until an ending worker is done")
+    metadata_url: str = Field("http://169.254.169.254", description="AWS's instance metadata service, version 2")
+    fleet: str = Field("default", description="what autoscale's metrics are about: their dimension Fleet")
+    autoscale_interval_s: PositiveFloat = Field(30.0, description="seconds between two of autoscale's looks")
+    aws_endpoint_url: str | None = Field(None, description="CloudWatch and Auto Scaling; None: AWS's own")
 
     # Flower
     flower_address: str = "127.0.0.1"
@@ -83,6 +93,13 @@ class Settings(BaseSettings):
         if not url.get_secret_value().startswith(("redis://", "rediss://")):
             raise ValueError("must begin with redis:// or rediss://")
         return url
+
+    @field_validator("broker_ca_file")
+    @classmethod
+    def _ca_is_a_file(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"{path} is no file")
+        return path
 
     @field_validator("output")
     @classmethod

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from config.errors import ContractError
-from config.messages import MAX_CHUNK_KEYS, Chunk, Job, Weights
+from config.errors import ContractError, UnknownModel
+from config.messages import MAX_CHUNK_KEYS, Chunk, Job, Weights, job_spec
+from config.models import MODELS, ModelSpec, Scaling
 from config.results import ChunkPlace
 
 JOB = Job(run_id="run-1", model="resnet50", output="s3://out/results")
@@ -28,6 +29,22 @@ def test_a_chunk_comes_back_from_json_as_it_was(keys, part, start):
     assert came == sent
     assert came.chunk_id == sent.chunk_id
     assert ChunkPlace.parse(came.chunk_id) == ChunkPlace(part, start, len(keys))
+
+
+@pytest.mark.parametrize("scaling", ["tf", Scaling(color_order="BGR", mean=(1, 2, 3), std=(0.5, 1, 2))])
+def test_a_model_that_is_no_row_of_the_catalogue_comes_back_as_it_was(scaling):
+    spec = ModelSpec(name="own", input_size=24, input_width=32, scaling=scaling, resize="squash", include_top=False)
+    sent = chunk(job=JOB.model_copy(update={"model": "own", "spec": spec}))
+    came = Chunk.from_message(json.loads(json.dumps(sent.to_message())))
+    assert came == sent
+    assert job_spec(came.job) == spec
+    assert job_spec(came.job).preprocess_digest == spec.preprocess_digest
+
+
+def test_a_job_without_a_spec_means_a_row_of_the_catalogue():
+    assert job_spec(JOB) == MODELS["resnet50"]
+    with pytest.raises(UnknownModel, match="unknown model 'own'"):
+        job_spec(JOB.model_copy(update={"model": "own"}))
 
 
 def test_a_chunks_name_follows_from_its_place_and_its_keys_and_from_nothing_else():
@@ -61,6 +78,11 @@ def test_the_name_of_a_chunk_is_part_of_the_contract():
         ({"job": {**JOB.model_dump(mode="json"), "version": 2}}, "job.version"),
         ({"job": {**JOB.model_dump(mode="json"), "mode": "paint"}}, "job.mode"),
         ({"job": {**JOB.model_dump(mode="json"), "top_k": 0}}, "job.top_k"),
+        ({"job": {**JOB.model_dump(mode="json"), "mode": "extract_features"}}, "features go together"),
+        ({"job": {**JOB.model_dump(mode="json"), "features": {"layers": ["fc2"]}}}, "features go together"),
+        ({"job": {**JOB.model_dump(mode="json"), "features": {"layers": ["fc2", "fc2"]}}}, "named twice"),
+        ({"job": {**JOB.model_dump(mode="json"), "features": {"layers": [""]}}}, "job.features.layers"),
+        ({"job": {**JOB.model_dump(mode="json"), "features": {"layers": ["fc2"], "pool": "sum"}}}, "job.features.pool"),
         ({"job": {**JOB.model_dump(mode="json"), "output": "/home/me"}}, "job.output"),
         ({"job": {**JOB.model_dump(mode="json"), "run_id": "../x"}}, "job.run_id"),
         ({"job": {**JOB.model_dump(mode="json"), "weights": {"uri": "http://x/y.h5"}}}, "job.weights.uri"),

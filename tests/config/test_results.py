@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import ContractError, UsageError
-from config.messages import Chunk, Job, Mode
+from config.messages import Chunk, FeatureOptions, Job, Mode
 from config.results import (
-    ROW_SCHEMAS,
     ChunkPlace,
     ChunkSummary,
     RunAddress,
@@ -19,10 +18,15 @@ from config.results import (
     Status,
     manifest_part_number,
     provenance_of,
+    row_schema,
     split_uri,
     with_provenance,
 )
 
+JOB = Job(run_id="run-1", model="vgg19", output="s3://out")
+FEATURES = JOB.model_copy(
+    update={"mode": Mode.EXTRACT_FEATURES, "features": FeatureOptions(layers=("block4_pool", "fc2"))}
+)
 NOW = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
 ADDRESS = RunAddress.of("s3://out/results/", "run-1")
 SUMMARY = ChunkSummary(
@@ -128,7 +132,7 @@ def test_a_record_that_is_not_known_is_refused(body):
 
 
 def test_rows_keep_their_footer_through_parquet(tmp_path):
-    schema = with_provenance(ROW_SCHEMAS[Mode.CLASSIFY], {"run_id": "run-1", "engine": "openvino"})
+    schema = with_provenance(row_schema(JOB), {"run_id": "run-1", "engine": "openvino"})
     row = {
         "key": "a.jpg",
         "status": "ok",
@@ -144,6 +148,6 @@ def test_rows_keep_their_footer_through_parquet(tmp_path):
 
 
 def test_every_row_says_which_key_and_how_it_ended():
-    for schema in ROW_SCHEMAS.values():
+    for schema in (row_schema(JOB), row_schema(FEATURES), row_schema(FEATURES, [(14, 14, 512), (4096,)])):
         assert not schema.field("key").nullable
         assert not schema.field("status").nullable
