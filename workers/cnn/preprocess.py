@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from config.models import SCALINGS, ModelSpec
+from config.models import ModelSpec
 
 if TYPE_CHECKING:
     import keras
@@ -20,8 +20,7 @@ def with_preprocessing(network: keras.Model, spec: ModelSpec) -> keras.Model:
     """Put the spec's preprocessing before a network; the new one takes uint8 NHWC RGB of the spec's input size."""
     import keras
 
-    shape = (spec.input_size, spec.input_size, 3)
-    pixels = keras.Input(shape, dtype="uint8", name=PIXELS)
+    pixels = keras.Input(spec.input_shape, dtype="uint8", name=PIXELS)
     outputs = network(scale_pixels(pixels, spec))
     return keras.Model(pixels, outputs, name=f"{network.name}_of_pixels")
 
@@ -30,7 +29,7 @@ def scale_pixels(pixels: keras.KerasTensor, spec: ModelSpec) -> keras.KerasTenso
     """Bring RGB pixels 0..255 into the colour order and scale that the spec's network was trained with (float32)."""
     from keras import layers, ops
 
-    scaling = SCALINGS[spec.scaling]
+    scaling = spec.figures
     order = ["RGB".index(color) for color in scaling.color_order]
     factors, offsets = [0.0] * 3, [0.0] * 3
     for channel, mean, std in zip(order, scaling.mean, scaling.std, strict=True):

@@ -56,24 +56,31 @@ class LocalWeights(BaseModel):
 
 
 class NetworkRecipe(BaseModel):
-    """A model, its weights, and the layers at which it ends (none: its own end)."""
+    """A model, its weights, and the layers whose values it puts out (none: its own end); then its own end, if asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: ModelSpec
     weights: LocalWeights
     layers: tuple[str, ...] = ()
+    with_end: bool = False
+    #: Of a training: what it will unfreeze; `layers` are then the places at which it cuts the network.
+    unfreeze: tuple[str, ...] | None = None
 
     @property
     def digest(self) -> str:
         """sha256 (hex): the same on every machine with the same weights and library versions."""
         decisive = {
             "classes": self.spec.classes,
+            "include_top": self.spec.include_top,
             "layers": self.layers,
             "libraries": library_versions(),
             "model": self.spec.name,
+            "pooling": self.spec.pooling,
             "preprocess": self.spec.preprocess_digest,
+            "unfreeze": self.unfreeze,
             "version": RECIPE_VERSION,
+            "with_end": self.with_end,
             "weights": [self.weights.kind, self.weights.sha256, self.weights.seed],
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -55,19 +55,27 @@ KERAS_FUNCTIONS = {
     "xception": "Xception",
 }
 
-#: What keras.applications lacks: model -> builder that takes the input's size in pixels and the number of classes.
+#: What keras.applications lacks: model -> builder that takes the spec.
 OWN_BUILDERS = {
     "efficientnet_lite0": build_efficientnet_lite0,
 }
 
 
 def build_network(spec: ModelSpec, weights: Literal["imagenet"] | None = None) -> keras.Model:
-    """Build a model's architecture: scaled float images in, softmax probabilities out."""
+    """Build a model's architecture: scaled float images in, softmax probabilities, or what is below the top, out."""
     if spec.name in OWN_BUILDERS:
         if weights is not None:
             raise ContractError(f"Keras has no {weights} weights for {spec.name}")
-        return OWN_BUILDERS[spec.name](spec.input_size, spec.classes)
+        return OWN_BUILDERS[spec.name](spec)
+    if spec.name not in KERAS_FUNCTIONS:
+        raise ContractError(f"{spec.name} is an own model: its network comes from a .keras file, and from nowhere else")
     import keras
 
     build = getattr(keras.applications, KERAS_FUNCTIONS[spec.name])
-    return build(weights=weights, input_shape=(spec.input_size, spec.input_size, 3), classes=spec.classes)
+    return build(
+        weights=weights,
+        input_shape=spec.input_shape,
+        include_top=spec.include_top,
+        classes=spec.classes,
+        pooling=spec.pooling,
+    )

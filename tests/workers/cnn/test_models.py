@@ -1,17 +1,18 @@
 import pytest
 
 from config.errors import UnknownModel
-from config.models import MODELS, SCALINGS, ModelSpec, find_model
+from config.models import MODELS, SCALINGS, ModelSpec, Scaling, find_model
 
 #: One other value for each field that decides what a network sees.
 DECISIVE = {
     "input_size": 225,
+    "input_width": 225,
     "scaling": "torch",
     "resize": "squash",
     "resize_filter": "bicubic",
     "exif": "ignore",
 }
-INDIFFERENT = {"name", "default_weights", "classes", "parameters", "top1", "top5"}
+INDIFFERENT = {"name", "default_weights", "include_top", "pooling", "classes", "parameters", "top1", "top5"}
 
 
 def test_every_field_is_decisive_or_known_not_to_be():
@@ -37,6 +38,24 @@ def test_digest_stays_what_it_is_between_releases():
 def test_each_scaling_has_its_own_digest():
     digests = {MODELS["vgg19"].model_copy(update={"scaling": name}).preprocess_digest for name in SCALINGS}
     assert len(digests) == len(SCALINGS)
+
+
+def test_a_scaling_is_what_its_figures_are_and_not_what_it_is_called():
+    spec = MODELS["vgg19"]
+    by_figures = ModelSpec.model_validate_json(spec.model_copy(update={"scaling": SCALINGS["caffe"]}).model_dump_json())
+    assert isinstance(by_figures.scaling, Scaling)
+    assert by_figures.preprocess_digest == spec.preprocess_digest
+    darker = SCALINGS["caffe"].model_copy(update={"mean": (103.939, 116.779, 124.0)})
+    turned = SCALINGS["caffe"].model_copy(update={"color_order": "RGB"})
+    digests = {spec.model_copy(update={"scaling": scaling}).preprocess_digest for scaling in (darker, turned)}
+    assert len(digests | {spec.preprocess_digest}) == 3
+
+
+def test_a_width_that_is_the_height_changes_nothing():
+    spec = MODELS["vgg19"]
+    assert spec.model_copy(update={"input_width": 224}).preprocess_digest == spec.preprocess_digest
+    wide = spec.model_copy(update={"input_size": 112, "input_width": 224})
+    assert (wide.input_shape, wide.covered) == ((112, 224, 3), (128, 256))
 
 
 @pytest.mark.parametrize(("size", "side"), [(224, 256), (299, 342), (150, 171)])

@@ -55,21 +55,22 @@ def write_ir(recipe: NetworkRecipe, target: Path) -> None:
 def to_openvino(network: keras.Model) -> Any:
     """A Keras network as an OpenVINO model with the same input, any batch size, and outputs in the same order."""
     openvino = import_openvino()
-    from openvino import passes
+    from openvino import opset14, passes
 
     variables = [*network.trainable_variables, *network.non_trainable_variables]
     with tempfile.TemporaryDirectory() as directory:
         graph = Path(directory) / "graph.pb"
         graph.write_bytes(_trace(network, variables))
         model = openvino.Core().read_model(graph)
-    inputs = {_name(node.output(0)): node for node in model.get_parameters()}
-    outputs = {_name(node.input_value(0)): node for node in model.get_results()}
+    inputs = {name: node for node in model.get_parameters() for name in _names(node.output(0))}
+    # One value may be several outputs: what a dropout puts out is what goes into it.
+    outputs = {name: node.input_value(0) for node in model.get_results() for name in _names(node.input_value(0))}
     for number, variable in enumerate(variables):
         node = inputs.pop(f"weight_{number}", None)
         if node is not None:  # TensorFlow drops what nothing reads, the seeds of dropout for instance
             constant = openvino.op.Constant(openvino.Tensor(np.ascontiguousarray(variable.numpy())))
             node.output(0).replace(constant.output(0))
-    ordered = [outputs[f"output_{number}"] for number in range(len(network.outputs))]
+    ordered = [opset14.result(outputs[f"output_{number}"]) for number in range(len(network.outputs))]
     filled = openvino.Model(ordered, [inputs[PIXELS]], network.name)
     fold_padding_into_pools(filled)
     manager = passes.Manager()
@@ -96,11 +97,10 @@ def _trace(network: keras.Model, variables: list[Any]) -> bytes:
     return data
 
 
-def _name(port: Any) -> str:
-    """The name that _trace gave; OpenVINO keeps it as a tensor's name, beside others and with a port number."""
+def _names(port: Any) -> set[str]:
+    """The names that _trace gave; OpenVINO keeps them as a tensor's names, beside others and with a port number."""
     names = {name.partition(":")[0] for name in port.get_names()}
-    given = [name for name in names if name == PIXELS or name.startswith(("weight_", "output_"))]
-    return given[0] if given else ""
+    return {name for name in names if name == PIXELS or name.startswith(("weight_", "output_"))}
 
 
 if __name__ == "__main__":

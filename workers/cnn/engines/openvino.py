@@ -42,8 +42,7 @@ class OpenVinoEngine:
         # share: ResNet50 at batch 8 cost 65 ms of CPU for an image on 2 streams, 77 on one stream of 2 threads.
         self._streams = options.streams or options.cores
         converted = find_or_convert(recipe, options.cache_dir)
-        size = recipe.spec.input_size
-        self._input_shape = (options.batch_size, size, size, 3)
+        self._input_shape = (options.batch_size, *recipe.spec.input_shape)
         self._network = self._compile(core, converted / IR_FILE, options.cores)
         outputs = json.loads((converted / OUTPUTS_FILE).read_text(encoding="utf-8"))
         self.output_names = tuple(outputs)

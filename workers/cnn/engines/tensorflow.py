@@ -35,14 +35,9 @@ class TensorFlowEngine:
     name = EngineName.TENSORFLOW
 
     def __init__(self, recipe: NetworkRecipe, options: EngineOptions) -> None:
-        import_keras()
+        gpus = start_tensorflow(options.cores)
         import tensorflow as tf
 
-        gpus = tf.config.list_physical_devices("GPU")
-        with suppress(RuntimeError):  # TensorFlow has begun already, with the threads and memory it has
-            tf.config.threading.set_intra_op_parallelism_threads(options.cores)
-            for gpu in gpus:
-                tf.config.experimental.set_memory_growth(gpu, True)
         possible = GPU_PRECISIONS if gpus else cpu_precisions()
         self.precision = resolve_precision(options.precision, possible, "the GPU" if gpus else "this CPU")
         tf.config.optimizer.set_experimental_options(
@@ -66,6 +61,19 @@ class TensorFlowEngine:
 
     def _run_one(self, padded: Pixels, images: int) -> Outputs:
         return tuple(np.array(output)[:images] for output in self._compute(padded))
+
+
+def start_tensorflow(cores: int) -> list[Any]:
+    """Have TensorFlow compute with so many cores, if it has not begun yet; returns the GPUs."""
+    import_keras()
+    import tensorflow as tf
+
+    gpus: list[Any] = tf.config.list_physical_devices("GPU")
+    with suppress(RuntimeError):  # TensorFlow has begun already, with the threads and memory it has
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    return gpus
 
 
 def freeze(network: keras.Model, shape: tuple[int, ...]) -> Callable[[Pixels], list[Any]]:
