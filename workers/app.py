@@ -11,10 +11,12 @@ from config.clients import make_celery
 from config.errors import SettingsError
 from config.settings import Settings, read_settings
 from workers.custody import give_back
-from workers.drain import give_back_after_grace
+from workers.drain import Drain
+from workers.gpus import give_each_process_a_gpu
 from workers.lease import make_lease_step
+from workers.protect import protect_while_busy
 from workers.refuse import trace_refusals
-from workers.transport import make_transport
+from workers.transport import transport_that_tells
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s"
 
@@ -38,8 +40,10 @@ for _variable in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_
 
 settings = _read_settings_or_exit()
 app = make_celery(settings)
-app.conf.include = ["workers.tasks"]
+app.conf.include = ["workers.tasks", "workers.steps"]
 app.steps["consumer"].add(make_lease_step(settings))
-give_back_after_grace(settings, give_back)
-refuse = trace_refusals(settings)
-app.conf.broker_transport = make_transport(refuse)
+give_each_process_a_gpu(app, settings)
+protect_while_busy(settings)
+Drain(settings, give_back).install()  # last: when the group has been told, nothing more can be said to it
+refuse = trace_refusals(app, settings)
+app.conf.broker_transport = transport_that_tells(refuse)
