@@ -22,6 +22,7 @@ from config.clients import make_redis
 from config.custody import CUSTODY_PREFIX, custody_key
 from config.messages import Chunk
 from config.settings import Settings
+from config.steps import TrainingStep
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Custody:
         # Well inside the visibility timeout: when a dead machine's chunk comes back, its holder is known to be dead.
         self._alive_s = max(2, settings.visibility_timeout_s // 2)
 
-    def take(self, chunk: Chunk) -> Hold | None:
+    def take(self, chunk: Chunk | TrainingStep) -> Hold | None:
         """Hold the chunk, or None where a living process holds it.
 
         Where Redis is away the chunk is worked on all the same: twice is harmless, a lost message is not.

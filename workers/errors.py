@@ -6,6 +6,7 @@
     ├── ImageError             this image can never succeed: one row with its status
     │   ├── ImageMissing · ImageForbidden · ImageEmpty
     │   └── ImageUndecodable · ImageTooLarge · ImagePoison
+    ├── RowsPending            this training waits for rows of its images: it is looked at again, however often
     └── TransientError         this chunk may succeed later: Celery delivers it again, with backoff
         └── BucketUnavailable  the whole bucket is gone or closed
 """
@@ -63,4 +64,12 @@ class TransientError(PixelherdError):
 
 
 class BucketUnavailable(TransientError):
-    """The bucket itself cannot be read or written; no image is to blame."""
+    """The bucket itself cannot be read or written; no image is to blame, and after some tries the run stops."""
+
+
+class RowsPending(PixelherdError):
+    """So many images of a training have no row yet, of which so many were given up."""
+
+    def __init__(self, images: int, given_up: int) -> None:
+        super().__init__(f"{images:,} images have no row yet, {given_up:,} of them were given up")
+        self.images, self.given_up = images, given_up

@@ -23,12 +23,11 @@ from workers.errors import (
 )
 from workers.sample import Sample
 
-#: What S3's error codes mean for one key; every other code may pass, so the chunk is tried again.
+#: What S3's error codes mean for one key; every other code may pass, so the chunk is tried again. A 403 or 404 without
+#: a code is not S3's: a gateway on the way would say it of every key.
 PERMANENT_S3_CODES: dict[str, type[ImageError]] = {
     "NoSuchKey": ImageMissing,
-    "404": ImageMissing,
     "AccessDenied": ImageForbidden,
-    "403": ImageForbidden,
     "InvalidObjectState": ImageForbidden,  # archived: must be restored before it can be read
     "KMS.DisabledException": ImageForbidden,
     "KeyTooLongError": ImageMissing,
@@ -127,7 +126,8 @@ def open_by_boto3(s3: Any, bucket: str, key: str) -> Opened:
             raise BucketUnavailable(f"bucket {bucket}: {code}") from error
         if code in PERMANENT_S3_CODES:
             raise PERMANENT_S3_CODES[code](f"the object store says {code}") from error
-        raise TransientError(f"{code}: {_first_line(error)}") from error
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        raise TransientError(f"the object store says {code or 'nothing'} (HTTP {status})") from error
     except BotoCoreError as error:
         raise TransientError(_first_line(error)) from error
 

@@ -15,7 +15,6 @@ import redis
 from celery import bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.worker import state
-from kombu.transport.redis import Channel
 
 from config.clients import make_redis
 from config.errors import SettingsError
@@ -46,12 +45,14 @@ class Renewer:
         # A connection that leads nowhere any more is left while there is still time for a renewal over a new one.
         self._redis = make_redis(settings, self._interval_s, retries=0)
         self._qos: Any = None
+        self._index_key = ""
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
 
-    def watch(self, qos: Any) -> None:
+    def watch(self, channel: Any) -> None:
         """Look at this channel from now on (a reconnect makes a new one), and start if not yet started."""
-        self._qos = qos
+        self._qos = channel.qos
+        self._index_key = f"{channel.global_keyprefix}{channel.unacked_index_key}"
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
             self._thread.start()
@@ -83,7 +84,7 @@ class Renewer:
             # The server's clock: a worker whose own is slow would hand its chunks away while it works on them.
             seconds, micros = self._redis.time()
             now = seconds + micros / 1e6
-            self._redis.zadd(Channel.unacked_index_key, dict.fromkeys(tags, now), xx=True)
+            self._redis.zadd(self._index_key, dict.fromkeys(tags, now), xx=True)
         return len(tags)
 
     def _run(self) -> None:
@@ -118,6 +119,6 @@ def make_lease_step(settings: Settings) -> type[bootsteps.StartStopStep]:
             except SettingsError as error:
                 logger.critical("worker=refused error=%s", error)
                 raise WorkerShutdown(REFUSED_EXIT_CODE) from error
-            renewer.watch(consumer.task_consumer.channel.qos)
+            renewer.watch(consumer.task_consumer.channel)
 
     return Lease

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from celery import signals
+from celery import Celery, bootsteps, signals
 from kombu import Message
 
 from config.clients import make_redis
-from config.refusals import note_refusal
+from config.refusals import REASON_CHARACTERS, note_refusal
 from config.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -18,12 +18,13 @@ logger = logging.getLogger(__name__)
 ANSWER_TIMEOUT_S = 5.0
 
 
-def trace_refusals(settings: Settings) -> Callable[[str], None]:
+def trace_refusals(app: Celery, settings: Settings) -> Callable[[str], None]:
     """From now on what Celery drops in silence leaves a trace; returns the function that leaves one."""
     # Connects at its first use, in each process for itself; the event loop waits for it, so not for long.
     client = make_redis(settings, ANSWER_TIMEOUT_S, retries=0)
 
     def refuse(reason: str) -> None:
+        reason = reason[:REASON_CHARACTERS]  # it may hold what a stranger sent
         logger.error("message=refused reason=%r", reason)
         try:
             note_refusal(client, reason)
@@ -37,6 +38,21 @@ def trace_refusals(settings: Settings) -> Callable[[str], None]:
         why = f"{type(exc).__name__}: {exc}" if exc else "no task message"
         refuse(f"content type {message.content_type}: {why}")
 
+    class Refusals(bootsteps.StartStopStep):  # type: ignore[misc]
+        """For a body that cannot be unpacked Celery has no signal: it logs the beginning of it, and drops it."""
+
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, consumer: Any) -> None:
+            dropped = type(consumer).on_decode_error
+
+            def on_decode_error(message: Message, exc: Exception) -> None:
+                dropped(consumer, message, exc)
+                refuse(f"a body that cannot be unpacked: {type(exc).__name__}")
+
+            consumer.on_decode_error = consumer.task_consumer.on_decode_error = on_decode_error
+
+    app.steps["consumer"].add(Refusals)
     signals.task_unknown.connect(on_unknown_task, weak=False)
     signals.task_rejected.connect(on_rejected_message, weak=False)
     return refuse

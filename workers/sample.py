@@ -31,6 +31,7 @@ class Sample:
     size_bytes: int | None = None
     width: int | None = None
     height: int | None = None
+    label: str | None = None
     body: bytes | None = None
     pixels: Pixels | None = None
     result: dict[str, Any] = field(default_factory=dict)

@@ -2,28 +2,26 @@
 
 import functools
 import logging
-import random
+import time
 from typing import Any, NoReturn
 
 import redis
 from celery import Task
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Reject, Retry, TaskPredicate
 from kombu.exceptions import OperationalError
 
 from config.errors import ContractError, PixelherdError
 from config.messages import Chunk, TaskName
 from workers.app import app, refuse, settings
 from workers.custody import Custody, Hold
-from workers.describe import DescribeImages, classify_images
+from workers.describe import DescribeImages, classify_images, evaluate_images, extract_features
 from workers.errors import TransientError
-from workers.pipeline import give_up, is_split, process_chunk, split_chunk, write_poison
+from workers.fate import Again, Fates
+from workers.owner import Owners
+from workers.pipeline import is_split, process_chunk, split_chunk, write_poison
 from workers.workbench import Workbench
 
 logger = logging.getLogger(__name__)
-
-#: Seconds before the second try; doubled for each further one, with half of it at random so that a herd spreads.
-FIRST_RETRY_S = 2.0
-LONGEST_RETRY_S = 60.0
 
 #: Seconds before a copy of a chunk that somebody else works on looks again whether that one is done or dead.
 HELD_RETRY_S = 5.0
@@ -40,9 +38,21 @@ def workbench() -> Workbench:
 
 
 @functools.cache
+def owners() -> Owners:
+    """Whose folders this process has seen; made in the child, like its workbench."""
+    return Owners(workbench().store)
+
+
+@functools.cache
 def custody() -> Custody:
     """This process's claims on chunks; made in the child, like its workbench."""
     return Custody(settings)
+
+
+@functools.cache
+def fates() -> Fates:
+    """What follows from this process's errors."""
+    return Fates(workbench())
 
 
 @app.task(name=TaskName.CLASSIFY, bind=True)
@@ -51,12 +61,32 @@ def classify(task: Task, *args: Any, **kwargs: Any) -> None:
     _receive(task, args, kwargs, classify_images)
 
 
+@app.task(name=TaskName.EXTRACT_FEATURES, bind=True)
+def features(task: Task, *args: Any, **kwargs: Any) -> None:
+    """Extract the features of the images of one chunk."""
+    _receive(task, args, kwargs, extract_features)
+
+
+@app.task(name=TaskName.EVALUATE, bind=True)
+def evaluate(task: Task, *args: Any, **kwargs: Any) -> None:
+    """Classify the images of one chunk and rank their labels."""
+    _receive(task, args, kwargs, evaluate_images)
+
+
+@app.task(name=TaskName.FINE_TUNE, bind=True)
+def fine_tune(task: Task, *args: Any, **kwargs: Any) -> None:
+    """Extract the features of one chunk that a training will read; the training itself is workers.steps."""
+    _receive(task, args, kwargs, extract_features)
+
+
 def _receive(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any], describe: DescribeImages) -> None:
     """A message that makes sense, and that nobody works on, is held while it is worked on."""
     try:
         if args or kwargs.keys() != {"chunk"}:
             raise ContractError("a task takes kwargs={'chunk': {...}} and nothing else")
         chunk = Chunk.from_message(kwargs["chunk"])
+        if task.name != f"pixelherd.{chunk.job.mode}":
+            raise ContractError(f"this task does no job of mode {chunk.job.mode}; pixelherd.{chunk.job.mode} does")
     except ContractError as error:
         refuse(f"{task.name}: {error}")
         return  # acknowledged: no worker of this version will ever understand it
@@ -65,25 +95,33 @@ def _receive(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any], describe
         logger.info("chunk=%s run=%s held_elsewhere=yes", chunk.chunk_id, chunk.job.run_id)
         _try_again(task, chunk, HELD_RETRY_S, task.request.retries)
     with custody().keeping(hold):
-        _process(task, chunk, hold, describe)
+        again = _process(task, chunk, hold, describe)
+    if again is not None:
+        # With the message in hand: where S3 is away, no more chunks leave the queue than there are processes.
+        time.sleep(again.after_s)
+        _try_again(task, chunk, None, again.retries)
 
 
-def _process(task: Task, chunk: Chunk, hold: Hold, describe: DescribeImages) -> None:
+def _process(task: Task, chunk: Chunk, hold: Hold, describe: DescribeImages) -> Again | None:
     """Work on the chunk, or halve it; an error's type is its fate."""
     tries = task.request.retries + 1
     try:
+        if (not_ours := owners().why_not(chunk.job)) is not None:
+            refuse(f"{task.name}: {not_ours}")  # and leave no failure there either: it would be the other run's
+            return None
         if hold.deaths >= DEATHS_BEFORE_SPLIT or is_split(chunk, workbench()):
             _isolate(task, chunk, hold)
         else:
             process_chunk(chunk, workbench(), describe, functools.partial(_may_write, chunk, hold))
-    except (TransientError, MemoryError) as error:  # a MemoryError that leaves a task kills the whole worker
-        logger.warning("chunk=%s try=%d error=%r", chunk.chunk_id, tries, str(error) or type(error).__name__)
-        if tries <= settings.chunk_retries:
-            _try_again(task, chunk, backoff_s(tries), tries)
-        give_up(chunk, workbench(), error, tries)
-    except PixelherdError as error:  # no worker of this version can do it: trying again would not help
-        logger.error("chunk=%s given_up=%r", chunk.chunk_id, str(error))
-        give_up(chunk, workbench(), error, tries)
+    except TaskPredicate:  # Celery's word for what becomes of the message
+        raise
+    except (PixelherdError, MemoryError) as error:  # a MemoryError that leaves a task kills the whole worker
+        return fates().decide(chunk, error, tries)
+    except Exception as error:  # nobody foresaw it: Celery would acknowledge the chunk, again each time it is missed
+        logger.exception("chunk=%s error=%s", chunk.chunk_id, type(error).__name__)
+        return fates().decide(chunk, TransientError(f"{type(error).__name__}: {error}"), tries)
+    fates().went_well(chunk)
+    return None
 
 
 def _may_write(chunk: Chunk, hold: Hold) -> bool:
@@ -107,10 +145,10 @@ def _isolate(task: Task, chunk: Chunk, hold: Hold) -> None:
         _send(task, half)
 
 
-def _try_again(task: Task, chunk: Chunk, countdown_s: float, retries: int) -> NoReturn:
-    """Send the chunk again, later, and end this try; Celery and Flower call that a retry."""
+def _try_again(task: Task, chunk: Chunk, countdown_s: float | None, retries: int) -> NoReturn:
+    """Send the chunk again, perhaps for later, and end this try; Celery and Flower call that a retry."""
     _send(task, chunk, countdown=countdown_s, retries=retries, task_id=task.request.id)
-    raise Retry(when=countdown_s)
+    raise Retry(when=countdown_s or 0)
 
 
 def _send(task: Task, chunk: Chunk, **options: Any) -> None:
@@ -129,9 +167,3 @@ def _send(task: Task, chunk: Chunk, **options: Any) -> None:
         )
     except OperationalError as error:
         raise Reject(error, requeue=True) from error
-
-
-def backoff_s(tries: int) -> float:
-    """Seconds to wait after so many tries."""
-    whole: float = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (tries - 1))
-    return whole / 2 + random.uniform(0, whole / 2)

@@ -7,31 +7,43 @@ that is left to do is to say so.
 
 from collections.abc import Callable
 from queue import Empty
-from typing import Any
+from typing import Any, ClassVar
 
 from kombu.transport import redis
 
 #: What reading raises on bytes that are no message: JSON, base64, a missing or misshapen part.
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 Refuse = Callable[[str], None]
 
 
-def make_transport(refuse: Refuse) -> type[redis.Transport]:
-    """A transport that tells `refuse` why a message was dropped, and goes on."""
+def _say_nothing(reason: str) -> None:
+    """Nobody asked to be told."""
 
-    class Channel(redis.Channel):
-        """Takes the next message when one could not be read."""
 
-        def _brpop_read(self, **options: Any) -> Any:
-            try:
-                return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-            except UNREADABLE as error:
-                refuse(f"not a message: {type(error).__name__}")
-                raise Empty from error
+class Channel(redis.Channel):
+    """Takes the next message when one could not be read."""
 
-    class Transport(redis.Transport):
-        """Only its channels differ."""
+    refuse: ClassVar[Refuse] = staticmethod(_say_nothing)
 
-    Transport.Channel = Channel
-    return Transport
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except UNREADABLE as error:
+            type(self).refuse(f"not a message: {type(error).__name__}")
+            raise Empty from error
+
+
+class Transport(redis.Transport):
+    """Only its channels differ."""
+
+    Channel = Channel
+
+
+def transport_that_tells(refuse: Refuse) -> str:
+    """The name of a transport that tells `refuse` why a message was dropped, and goes on.
+
+    A name and not the class: a worker tells its options to Flower as JSON.
+    """
+    Channel.refuse = staticmethod(refuse)
+    return f"{__name__}:{Transport.__name__}"

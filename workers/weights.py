@@ -1,11 +1,9 @@
 """Weights: from what a job names to a verified local file, fetched once for the machine."""
 
-import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,13 +13,19 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from config.errors import ContractError
+from config.keras_file import read_structure
 from config.messages import Weights
+from config.own_model import JSON, KERAS, OwnModel, json_uri
 from config.results import split_uri
 from workers.cnn.recipe import sha256_of
 from workers.errors import TransientError
+from workers.turns import locked
 
 #: Files that Keras loads without running code from them.
 SUFFIXES = (".weights.h5", ".keras")
+
+#: Bytes of a file at most: any bucket may hold an object that fills this machine's disk. ConvNeXtXLarge has 1.4 GB.
+MOST_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,27 @@ def fetch_weights(weights: Weights, cache: WeightsCache) -> Path | None:
     return _downloaded(weights, suffix, cache)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the kernel lets it go even when its holder is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def fetch_own_model(weights: Weights, cache: WeightsCache) -> OwnModel | None:
+    """What the JSON beside an own .keras file says; None where the job names none."""
+    if weights.json_sha256 is None:
+        return None
+    beside = Weights(uri=json_uri(weights.uri), sha256=weights.json_sha256)
+    file = _local(beside, cache) if beside.uri.startswith("file://") else _downloaded(beside, JSON, cache)
+    try:
+        return OwnModel.from_json(file.read_bytes())
+    except ContractError as error:
+        raise ContractError(f"{beside.uri}: {error}") from error
+
+
+def check_keras_file(weights: Weights, file: Path | None) -> None:
+    """ContractError, with a reason that a person understands, before Keras is asked to load code."""
+    if file is None or file.suffix != KERAS:
+        return
+    try:
+        with file.open("rb") as opened:
+            read_structure(opened)
+    except ContractError as error:
+        raise ContractError(f"{weights.uri} is refused: {error}") from error
 
 
 def _local(weights: Weights, cache: WeightsCache) -> Path:
@@ -83,7 +101,10 @@ def _download(weights: Weights, target: Path, cache: WeightsCache) -> None:
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            for piece in obstore.get(cache.open_store(bucket), key).stream():
+            found = obstore.get(cache.open_store(bucket), key)
+            if found.meta["size"] > MOST_BYTES:
+                raise ContractError(f"weights {weights.uri}: {found.meta['size']} bytes, {MOST_BYTES} are allowed")
+            for piece in found.stream():
                 digest.update(piece)
                 file.write(piece)
         _verify(weights, digest.hexdigest())

@@ -9,14 +9,15 @@ import pytest
 from obstore.store import S3Store
 
 from config.clients import make_store
-from config.messages import Mode
-from config.results import ROW_SCHEMAS, ChunkSummary, Status, provenance_of, with_provenance
+from config.messages import Job
+from config.results import ChunkSummary, Status, provenance_of, row_schema, with_provenance
 from config.settings import Settings
 from workers.errors import ImageMissing, TransientError
 from workers.sample import Sample
 from workers.write import count_statuses, rows_table, stands, write_part, write_record
 
-SCHEMA = with_provenance(ROW_SCHEMAS[Mode.CLASSIFY], {"run_id": "r-1", "model": "resnet50"})
+JOB = Job(run_id="r-1", model="resnet50", output="s3://out/")
+SCHEMA = with_provenance(row_schema(JOB), {"run_id": "r-1", "model": "resnet50"})
 RANKED = [
     {"class_id": "n1", "class_name": "cat", "score": 0.75},
     {"class_id": "n2", "class_name": "dog", "score": 0.25},
