@@ -17,12 +17,15 @@ from config.errors import (
 )
 
 if TYPE_CHECKING:
-    from producer.client import Run, classify, open_run, submit
+    from producer.client import Run, classify, extract_features, open_run, submit
+    from producer.comparison import Comparison, evaluate
     from producer.recent import recent_runs
     from producer.report import RunReport
+    from producer.rows import features_array
     from producer.status import Phase, RunStatus
 
 __all__ = [
+    "Comparison",
     "ContractError",
     "Phase",
     "PixelherdError",
@@ -35,6 +38,9 @@ __all__ = [
     "UnknownModel",
     "UsageError",
     "classify",
+    "evaluate",
+    "extract_features",
+    "features_array",
     "open_run",
     "recent_runs",
     "submit",
@@ -45,7 +51,11 @@ _HOMES = {
     "Run": "client",
     "RunReport": "report",
     "RunStatus": "status",
+    "Comparison": "comparison",
     "classify": "client",
+    "evaluate": "comparison",
+    "extract_features": "client",
+    "features_array": "rows",
     "open_run": "client",
     "recent_runs": "recent",
     "submit": "client",

@@ -1,10 +1,10 @@
 """Chunker: from the keys of one frozen manifest part to Chunks, each with its place in the manifest."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import ceil
 
 from config.messages import Chunk, Job
-from config.results import ChunkPlace
+from config.results import ChunkPlace, is_inside
 
 #: Chunks of the first manifest part. Small, so that workers begin seconds after a submit of ten million keys.
 FIRST_PART_CHUNKS = 64
@@ -40,24 +40,6 @@ def count_chunks(keys: int, parts: int, chunk_size: int) -> int:
     return before // chunk_size + ceil((keys - before) / chunk_size)
 
 
-def outermost(places: Iterable[ChunkPlace]) -> list[ChunkPlace]:
-    """The places in their order, without those that lie inside another: a chunk may be done whole and in halves."""
-    kept: list[ChunkPlace] = []
-    for place in sorted(places, key=lambda place: (place.part, place.start, -place.count)):
-        if not kept or not is_inside(place, kept[-1]):
-            kept.append(place)
-    return kept
-
-
-def is_inside(place: ChunkPlace, other: ChunkPlace) -> bool:
-    """Whether the rows of a place are among those of another."""
-    return (
-        place.part == other.part
-        and other.start <= place.start
-        and place.start + place.count <= other.start + other.count
-    )
-
-
 def remaining(place: ChunkPlace, settled: Collection[ChunkPlace]) -> Iterator[ChunkPlace]:
     """What is left of a chunk: itself, nothing, or those of its halves that are not settled after a split."""
     if place in settled:
@@ -72,8 +54,7 @@ def remaining(place: ChunkPlace, settled: Collection[ChunkPlace]) -> Iterator[Ch
 
 def cut(chunk: Chunk, place: ChunkPlace) -> Chunk:
     """The part of a chunk at a place inside it."""
-    first = place.start - chunk.start
-    return chunk.model_copy(update={"keys": chunk.keys[first : first + place.count], "start": place.start})
+    return chunk.cut(place.start, place.count)
 
 
 def pack_chunks(job: Job, bucket: str, part: int, keys: Sequence[str], chunk_size: int) -> Iterator[Chunk]:

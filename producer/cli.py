@@ -5,7 +5,7 @@ import sys
 import click
 
 from config.errors import PixelherdError, SettingsError, UsageError
-from producer.commands import catalogue, machine, runs
+from producer.commands import catalogue, evaluation, machine, runs
 from producer.commands.outcome import BAD_USAGE, DONE, FAILED, INTERRUPTED, complain
 
 EXIT_CODES = """\b
@@ -20,6 +20,7 @@ PIXELHERD_CONFIG names. RUN is a run's id or its s3:// address.
 
 COMMANDS = (
     runs.submit,
+    evaluation.evaluate,
     runs.status,
     runs.results,
     runs.report,
@@ -31,6 +32,7 @@ COMMANDS = (
     machine.demo,
     machine.worker,
     machine.flower,
+    machine.autoscale,
 )
 
 

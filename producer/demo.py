@@ -54,7 +54,7 @@ def run_demo(images: Path | None, leave: bool) -> RunStatus:
                 show_bar(status)
 
             status = run.wait(show=show)
-        print_rows(run.results(), console, ROWS_SHOWN)
+        print_rows(run.results(limit=ROWS_SHOWN), console, run.count_rows())
         tell_where(console, stack, run)
         if not leave:
             tell_next(console, stack, run)

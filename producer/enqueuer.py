@@ -11,10 +11,12 @@ from typing import Self
 from kombu import Connection, Producer
 from redis.exceptions import OutOfMemoryError
 
+from config.broker import broker_address
 from config.clients import make_celery, make_redis
 from config.errors import SettingsError
 from config.messages import Chunk, Mode, TaskName
 from config.settings import Settings
+from config.steps import TrainingStep
 from producer.translate import BROKER_ERRORS, broker_errors, from_broker
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,12 @@ logger = logging.getLogger(__name__)
 OnEvent = Callable[[str], None]
 
 #: The task of each mode that can be asked for.
-TASKS = {Mode.CLASSIFY: TaskName.CLASSIFY}
+TASKS = {
+    Mode.CLASSIFY: TaskName.CLASSIFY,
+    Mode.EXTRACT_FEATURES: TaskName.EXTRACT_FEATURES,
+    Mode.EVALUATE: TaskName.EVALUATE,
+    Mode.FINE_TUNE: TaskName.FINE_TUNE,
+}
 
 #: Chunks of one pipeline to Redis: one round trip; the window may be passed by no more than this.
 BATCH_CHUNKS = 100
@@ -64,6 +71,7 @@ class Enqueuer:
         self._connection: Connection | None = None
         self._stopped = stopped
         self._depth = 0
+        self._last: Chunk | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +81,7 @@ class Enqueuer:
         self._app.close()
         self._redis.close()
 
-    def send(self, chunks: Iterable[Chunk]) -> int:
+    def send(self, chunks: Iterable[Chunk | TrainingStep]) -> int:
         """Send all chunks, waiting for room and for the broker, and say how many; a stop leaves the rest."""
         coming, sent = iter(chunks), 0
         while not self._stopped.is_set():
@@ -81,7 +89,12 @@ class Enqueuer:
             if not batch or not self._patiently(partial(self._publish, batch)):
                 break
             sent += len(batch)
+            self._last = next((one for one in reversed(batch) if isinstance(one, Chunk)), self._last)
         return sent
+
+    def reached(self) -> tuple[int, int]:
+        """Part and first row of the last chunk that was sent; those of the first one before that."""
+        return (self._last.part, self._last.start) if self._last else (0, 0)
 
     def _room(self) -> int:
         """Chunks that may be sent now, after waiting for at least one; a stop ends the waiting."""
@@ -129,18 +142,18 @@ class Enqueuer:
                 return True
         return False
 
-    def _publish(self, chunks: list[Chunk]) -> None:
+    def _publish(self, chunks: list[Chunk | TrainingStep]) -> None:
         """One pipeline; a failed one may have arrived in part, and is sent again as a whole."""
         if self._connection is None:
             # By its URL: without one, Celery lets CELERY_BROKER_URL go before our Settings.
-            url = self._settings.broker_url.get_secret_value()
-            self._connection = self._app.connection_for_write(url)
+            self._connection = self._app.connection_for_write(broker_address(self._settings))
         producer = Producer(self._connection, auto_declare=False)
         with producer.batch(max_size=2 * BATCH_CHUNKS):  # a message and its event for Flower
             for chunk in chunks:
+                task, argument = _door(chunk)
                 self._app.send_task(
-                    TASKS[chunk.job.mode],
-                    kwargs={"chunk": chunk.to_message()},
+                    task,
+                    kwargs={argument: chunk.to_message()},
                     producer=producer,
                     queue=self._queue,
                     ignore_result=True,
@@ -153,3 +166,8 @@ class Enqueuer:
         if self._connection is not None:
             self._connection.release()
             self._connection = None
+
+
+def _door(message: Chunk | TrainingStep) -> tuple[TaskName, str]:
+    """The task that takes a message, and the name under which it does."""
+    return (TaskName.TRAIN, "step") if isinstance(message, TrainingStep) else (TASKS[message.job.mode], "chunk")

@@ -72,7 +72,7 @@ def freeze_part(store: S3Store, run: RunAddress, part: int, table: pa.Table, bef
         try:
             obstore.put(store, run.manifest_key(part), sink.getvalue().to_pybytes(), mode="create")
         except AlreadyExistsError:
-            if read_keys(store, run, part) != table["key"].to_pylist():
+            if not is_same_list(read_part(store, run, part), table):
                 raise UsageError(
                     f"another producer lists {run.run_id} at this moment; let one of the two do it"
                 ) from None
@@ -90,6 +90,18 @@ def read_keys(store: S3Store, run: RunAddress, part: int) -> list[str]:
     """The keys of one part, in their order."""
     keys: list[str] = read_part(store, run, part)["key"].to_pylist()
     return keys
+
+
+def is_same_list(table: pa.Table, other: pa.Table) -> bool:
+    """Whether two parts hold the same keys with the same labels."""
+    return all(labelled(table)[name].equals(labelled(other)[name]) for name in ("key", "label"))
+
+
+def labelled(table: pa.Table) -> pa.Table:
+    """A part with its column of labels, which parts of earlier versions lack."""
+    if "label" in table.column_names:
+        return table
+    return table.append_column(MANIFEST_SCHEMA.field("label"), pa.nulls(table.num_rows, pa.string()))
 
 
 def totals_of(table: pa.Table) -> Totals:

@@ -2,7 +2,7 @@
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ from config.custody import custody_key
 from config.errors import ContractError
 from config.results import ChunkPlace
 from config.settings import Settings
+from config.steps import STEP_PREFIX, TRAINING_PLACE
 
 #: Seconds that the broker may take for one answer, and no second try: the next look comes soon.
 ANSWER_TIMEOUT_S = 5.0
@@ -22,6 +23,10 @@ ANSWER_TIMEOUT_S = 5.0
 FEEDING_PREFIX = "pixelherd:feeding:"
 FEEDING_S = 30
 FEEDING_RENEWALS = 3
+
+#: A chunk's place without its length: part and first row; and the first chunk's.
+Slot = tuple[int, int]
+START: Slot = (0, 0)
 
 #: Runs in Redis, so that not every message crosses the network, and at one moment, so that none moves meanwhile.
 #: KEYS: the hash of delivered messages, the run's custody, then queues. A message shows `"kwargsrepr": "run=…
@@ -52,37 +57,52 @@ def make_asker(settings: Settings) -> redis.Redis:
     return make_redis(settings, ANSWER_TIMEOUT_S, retries=0)
 
 
-def held_places(client: redis.Redis, settings: Settings, run_id: str) -> set[ChunkPlace]:
-    """The places of a run that are queued, delivered or being worked on."""
-    queues = [
+def held_places(
+    client: redis.Redis, settings: Settings, run_id: str, queues: Collection[str] = frozenset()
+) -> set[ChunkPlace]:
+    """The places of a run that are queued (here, or in these queues too), delivered or being worked on.
+
+    TRAINING_PLACE is among them where any epoch of its training is.
+    """
+    lists = [
         f"{queue}{Channel.sep}{step}" if step else queue
-        for queue in (settings.queue, settings.now_queue)
+        for queue in {settings.queue, settings.now_queue, *queues}
         for step in PRIORITY_STEPS
     ]
-    keys = [Channel.unacked_key, custody_key(run_id), *queues]
+    keys = [Channel.unacked_key, custody_key(run_id), *lists]
     found: Any = client.eval(_HELD, len(keys), *keys, run_id)
     places = set()
     for chunk_id in found:
         with suppress(ContractError, UnicodeDecodeError):  # anybody may write anything into a header
-            places.add(ChunkPlace.parse(chunk_id.decode()))
+            name = chunk_id.decode()
+            places.add(TRAINING_PLACE if name.startswith(STEP_PREFIX) else ChunkPlace.parse(name))
     return places
 
 
-def is_fed(client: redis.Redis, run_id: str) -> bool:
-    """Whether a producer, here or elsewhere, is sending the run's chunks at this moment."""
-    return bool(client.exists(FEEDING_PREFIX + run_id))
+def fed_up_to(client: redis.Redis, run_id: str) -> Slot | None:
+    """The chunk at which a producer, here or elsewhere, is that sends the run's chunks at this moment.
+
+    Chunks are sent in the manifest's order, so all before it are sent, or were done. None: nobody is sending.
+    """
+    found: Any = client.get(FEEDING_PREFIX + run_id)
+    return None if found is None else _parse_slot(found.decode())
+
+
+def _parse_slot(announcement: str) -> Slot:
+    _, *place = announcement.split()
+    return (int(place[0]), int(place[1])) if len(place) == len(START) else START
 
 
 @contextmanager
-def announced(settings: Settings, run_id: str) -> Iterator[None]:
-    """Say for the length of the block that the run is being fed; a wiped or restarted Redis is told again."""
+def announced(settings: Settings, run_id: str, reached: Callable[[], Slot] = lambda: START) -> Iterator[None]:
+    """Say for the length of the block that the run is being fed, and how far it is; a wiped Redis is told again."""
     ended, token = threading.Event(), secrets.token_hex(8)
     key, client = FEEDING_PREFIX + run_id, make_asker(settings)
 
     def announce() -> None:
         while True:
             with suppress(redis.RedisError):
-                client.set(key, token, ex=FEEDING_S)
+                client.set(key, "{} {} {}".format(token, *reached()), ex=FEEDING_S)
             if ended.wait(FEEDING_S / FEEDING_RENEWALS):
                 return
 
@@ -94,6 +114,7 @@ def announced(settings: Settings, run_id: str) -> Iterator[None]:
         ended.set()
         thread.join()
         with suppress(redis.RedisError):
-            if client.get(key) == token.encode():  # another producer may feed the run as well
+            said: Any = client.get(key)
+            if said and said.startswith(token.encode()):  # another producer may feed the run as well
                 client.delete(key)
         client.close()

@@ -5,12 +5,16 @@ summaries of its halves do; where somebody did the whole chunk as well, the halv
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
-from config.results import ChunkPlace, ChunkSummary, FrozenManifest, Status
-from producer.chunker import is_inside, keys_before, outermost, part_size
+from config.results import ChunkPlace, ChunkSummary, FrozenManifest, Status, Tally, is_inside, outermost
+from producer.chunker import keys_before, part_size
 
 Slot = tuple[int, int]
+
+#: How many images ended in each way, and how many labels were ranked well: all that adds up over chunks.
+Counts = Mapping[Status | Tally, int]
 
 
 class Ledger:
@@ -21,8 +25,9 @@ class Ledger:
         self._chunk_size = chunk_size
         self._first: Slot = (0, 0)  # all before this one are filled
         self._filled: set[Slot] = set()  # filled, behind the first
-        self._open: dict[Slot, dict[ChunkPlace, ChunkSummary]] = {}
-        self._counts: Counter[Status] = Counter()
+        self._open: dict[Slot, dict[ChunkPlace, Counts]] = {}
+        self._rows = 0  # of the slots that are filled
+        self._counts: Counter[Status | Tally] = Counter()
 
     @property
     def offset(self) -> str:
@@ -32,11 +37,17 @@ class Ledger:
     @property
     def counts(self) -> Counter[Status]:
         """Images that are done, by how they ended."""
-        counts = self._counts.copy()
-        for done in self._open.values():
-            for place in outermost(done):
-                counts.update(done[place].counts)
-        return counts
+        return Counter({status: count for status, count in self._counted().items() if isinstance(status, Status)})
+
+    @property
+    def tally(self) -> Counter[Tally]:
+        """Labels of images that are done, by how well they were ranked."""
+        return Counter({tally: count for tally, count in self._counted().items() if isinstance(tally, Tally)})
+
+    @property
+    def rows(self) -> int:
+        """Rows that are done."""
+        return self._rows + sum(place.count for done in self._open.values() for place in outermost(done))
 
     def knows(self, place: ChunkPlace) -> bool:
         """Whether a summary at this place would say nothing new."""
@@ -51,10 +62,15 @@ class Ledger:
             return place.count
         return sum(other.count for other in done if is_inside(other, place))
 
-    def unfilled(self, frozen: FrozenManifest) -> Iterator[tuple[ChunkPlace, set[ChunkPlace]]]:
-        """Chunks of the run that are not done as a whole, each with the places inside it that are."""
+    def unfilled(
+        self, frozen: FrozenManifest | None, before: Slot | None
+    ) -> Iterator[tuple[ChunkPlace, set[ChunkPlace]]]:
+        """Chunks of the run that are not done as a whole, each with the places inside it that are.
+
+        Those before a slot only, where one is given; while keys are being listed, it must lie among the listed.
+        """
         part, start = self._first
-        while part < frozen.parts:
+        while (frozen is None or part < frozen.parts) and (before is None or (part, start) < before):
             slot = (part, start)
             size = self._slot_size(slot, frozen)
             if size > 0 and slot not in self._filled:
@@ -63,8 +79,12 @@ class Ledger:
 
     def add(self, summary: ChunkSummary) -> None:
         """Take a summary that is new."""
-        place = ChunkPlace.parse(summary.chunk_id)
-        self._open.setdefault(self._slot(place), {})[place] = summary
+        counts = chain[tuple[Status | Tally, int]](summary.counts.items(), summary.tally.items())
+        self.fill(ChunkPlace.parse(summary.chunk_id), dict(counts))
+
+    def fill(self, place: ChunkPlace, counts: Counts) -> None:
+        """Take a place that is new; whoever only asks for rows need not know how its images ended."""
+        self._open.setdefault(self._slot(place), {})[place] = counts
 
     def settle(self, frozen: FrozenManifest | None) -> None:
         """Close the slots that are filled; the last one's size is known when the manifest is frozen."""
@@ -72,13 +92,21 @@ class Ledger:
             places = outermost(done)
             if sum(place.count for place in places) == self._slot_size(slot, frozen):
                 for place in places:
-                    self._counts.update(done[place].counts)
+                    self._counts.update(done[place])
+                    self._rows += place.count
                 self.chunks_done += 1
                 self._filled.add(slot)
                 del self._open[slot]
         while self._first in self._filled:
             self._filled.remove(self._first)
             self._first = self._next_slot(self._first)
+
+    def _counted(self) -> Counter[Status | Tally]:
+        counts = self._counts.copy()
+        for done in self._open.values():
+            for place in outermost(done):
+                counts.update(done[place])
+        return counts
 
     def _slot(self, place: ChunkPlace) -> Slot:
         return place.part, place.start - place.start % self._chunk_size

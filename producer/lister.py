@@ -9,6 +9,7 @@ from config.errors import SourceError
 from config.results import split_uri
 from config.settings import Settings
 from producer.inventory import open_inventory
+from producer.labels import LabelRule
 from producer.manifest import open_manifest
 from producer.objects import Bucket
 from producer.pages import ListedKey, Pages, one_ahead
@@ -32,12 +33,25 @@ def default_output(bucket: str) -> str:
     return f"s3://{bucket}/pixelherd-results/"
 
 
-def open_listing(source: Source, settings: Settings, output: str | None, after: str | None = None) -> Listing:
+def open_listing(
+    source: Source,
+    settings: Settings,
+    output: str | None,
+    after: str | None = None,
+    labels: LabelRule | None = None,
+) -> Listing:
     """Begin to list a source; SourceError, here or while it is read, says why there are no keys.
 
     Nothing under `output`, the base of results (None: the default one), is listed. `after` goes on behind that
     key where the source is a prefix or a glob; every other source is read from its beginning.
     """
+    if labels is None:
+        return _open(source, settings, output, after, None)
+    listing = _open(source, settings, output, after, labels.column)
+    return Listing(listing.bucket, labels.apply(listing.keys))
+
+
+def _open(source: Source, settings: Settings, output: str | None, after: str | None, column: str | None) -> Listing:
     match source:
         case PrefixSource() | GlobSource():
             pages = one_ahead(_list_pages(source, settings, after))
@@ -48,7 +62,7 @@ def open_listing(source: Source, settings: Settings, output: str | None, after: 
         case KeysSource():
             return Listing(source.bucket, iter([ListedKey(key) for key in source.keys]))
         case ManifestSource():
-            bucket, pages = open_manifest(source, settings)
+            bucket, pages = open_manifest(source, settings, column)
             return Listing(bucket, _flatten(source, one_ahead(pages)))
         case InventorySource():
             bucket, pages = open_inventory(source, settings)

@@ -35,9 +35,12 @@ COLUMNS = ("key", "uri", "bucket", "size", "etag", "last_modified")
 Row = dict[str, Any]
 
 
-def open_manifest(source: ManifestSource, settings: Settings) -> tuple[str, Pages]:
-    """The bucket that a manifest's keys lie in, and pages of them; SourceError names the row that is wrong."""
-    rows = _addressed(source, settings)
+def open_manifest(source: ManifestSource, settings: Settings, label: str | None = None) -> tuple[str, Pages]:
+    """The bucket that a manifest's keys lie in, and pages of them; SourceError names the row that is wrong.
+
+    `label` is the column that holds the labels, where there is one.
+    """
+    rows = _addressed(source, settings, label)
     first = next(rows, None)
     if first is None:
         raise SourceError(f"there are no keys in {source.text}")
@@ -51,7 +54,7 @@ def open_file(uri: str, settings: Settings) -> Iterator[IO[bytes]]:
         if uri.startswith("s3://"):
             bucket, key = split_uri(uri)
             with s3_errors(f"read {uri}", SourceError):
-                stored = _StoredFile(make_store(settings, bucket), key)
+                stored = StoredFile(make_store(settings, bucket), key)
             file = cast("IO[bytes]", stack.enter_context(io.BufferedReader(stored, READ_BYTES)))
         else:
             try:
@@ -63,11 +66,15 @@ def open_file(uri: str, settings: Settings) -> Iterator[IO[bytes]]:
         yield file
 
 
-class _StoredFile(io.RawIOBase):
+#: Bytes of an object that are fetched at once.
+STORED_BUFFER = 2**20
+
+
+class StoredFile(io.RawIOBase):
     """An object of S3 as a file that can seek: what csv, gzip and Parquet readers want."""
 
-    def __init__(self, store: Any, key: str) -> None:
-        self._reader = obstore.open_reader(store, key)
+    def __init__(self, store: Any, key: str, buffer_size: int = STORED_BUFFER) -> None:
+        self._reader = obstore.open_reader(store, key, buffer_size=buffer_size)
 
     def readable(self) -> bool:
         return True
@@ -90,14 +97,14 @@ class _StoredFile(io.RawIOBase):
 # --- Formats: a file in, rows as dicts out -------------------------------------------------------------------------
 
 
-def _csv_rows(file: IO[bytes], name: str) -> Iterator[Row]:
+def _csv_rows(file: IO[bytes], name: str, label: str | None) -> Iterator[Row]:
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         reader = csv.DictReader(text)
-        _check_columns(reader.fieldnames or (), name)
+        _check_columns(reader.fieldnames or (), name, label)
         yield from reader
 
 
-def _json_rows(file: IO[bytes], name: str) -> Iterator[Row]:
+def _json_rows(file: IO[bytes], name: str, label: str | None) -> Iterator[Row]:
     for line in _lines(file):
         row = json.loads(line)
         if not isinstance(row, dict):
@@ -105,15 +112,16 @@ def _json_rows(file: IO[bytes], name: str) -> Iterator[Row]:
         yield row
 
 
-def _parquet_rows(file: IO[bytes], name: str) -> Iterator[Row]:
+def _parquet_rows(file: IO[bytes], name: str, label: str | None) -> Iterator[Row]:
     parquet = pq.ParquetFile(file)
     names = parquet.schema_arrow.names
-    _check_columns(names, name)
-    for batch in parquet.iter_batches(PAGE_ROWS, columns=[column for column in COLUMNS if column in names]):
+    _check_columns(names, name, label)
+    wanted = {*COLUMNS, label}
+    for batch in parquet.iter_batches(PAGE_ROWS, columns=[column for column in names if column in wanted]):
         yield from batch.to_pylist()
 
 
-def _text_rows(file: IO[bytes], name: str) -> Iterator[Row]:
+def _text_rows(file: IO[bytes], name: str, label: str | None) -> Iterator[Row]:
     for line in _lines(file):
         yield {"key": line}
 
@@ -125,7 +133,7 @@ def _lines(file: IO[bytes]) -> Iterator[str]:
                 yield found
 
 
-_FORMATS: dict[str, Callable[[IO[bytes], str], Iterator[Row]]] = {
+_FORMATS: dict[str, Callable[[IO[bytes], str, str | None], Iterator[Row]]] = {
     ".csv": _csv_rows,
     ".jsonl": _json_rows,
     ".ndjson": _json_rows,
@@ -134,22 +142,23 @@ _FORMATS: dict[str, Callable[[IO[bytes], str], Iterator[Row]]] = {
 }
 
 
-def _check_columns(names: Iterable[str], name: str) -> None:
-    if not {"key", "uri"} & set(names):
-        raise SourceError(f"{name} has no column `key` or `uri`; its columns are {', '.join(names) or 'none'}")
+def _check_columns(names: Iterable[str], name: str, label: str | None) -> None:
+    wanted = "key` or `uri" if not {"key", "uri"} & set(names) else label
+    if wanted is not None and wanted not in names:
+        raise SourceError(f"{name} has no column `{wanted}`; its columns are {', '.join(names) or 'none'}")
 
 
 # --- Rows -> keys --------------------------------------------------------------------------------------------------
 
 
-def _addressed(source: ManifestSource, settings: Settings) -> Iterator[tuple[str, ListedKey]]:
+def _addressed(source: ManifestSource, settings: Settings, label: str | None) -> Iterator[tuple[str, ListedKey]]:
     suffix = Path(source.text.lower().removesuffix(".gz")).suffix
     number = 0
     try:
         with open_file(source.text, settings) as file, s3_errors(f"read {source.text}", SourceError):
-            for row in _FORMATS[suffix](file, source.text):
+            for row in _FORMATS[suffix](file, source.text, label):
                 number += 1
-                yield _address(row, source.bucket)
+                yield _address(row, source.bucket, label)
     except UnavailableError:
         raise
     except SourceError as error:
@@ -160,7 +169,7 @@ def _addressed(source: ManifestSource, settings: Settings) -> Iterator[tuple[str
         raise SourceError(f"cannot read {source.text} behind row {number}: {reason}") from error
 
 
-def _address(row: Row, bucket: str | None) -> tuple[str, ListedKey]:
+def _address(row: Row, bucket: str | None, label: str | None) -> tuple[str, ListedKey]:
     text = row.get("uri") or row.get("key") or ""
     found, key = split_key(text, row.get("bucket") or bucket)
     size = row.get("size")
@@ -169,7 +178,17 @@ def _address(row: Row, bucket: str | None) -> tuple[str, ListedKey]:
         size=int(size) if size not in (None, "") else None,
         etag=row.get("etag") or None,
         last_modified=_time(row.get("last_modified")),
+        label=_label(row.get(label)) if label else None,
     )
+
+
+def _label(value: Any) -> str | None:
+    """A cell as a label: text without the spaces around it, a whole number as such, nothing where it is empty."""
+    if value is None or value != value:  # NaN: how pandas writes that there is none
+        return None
+    if isinstance(value, float) and value.is_integer():  # how pandas writes numbers beside empty cells
+        value = int(value)
+    return str(value).strip() or None
 
 
 def _time(value: Any) -> datetime | None:

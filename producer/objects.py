@@ -7,6 +7,8 @@ reads the same answer in a fourth of that (measured), so that ten million keys a
 
 import random
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote_plus
@@ -17,7 +19,7 @@ from botocore.exceptions import ClientError
 from config.clients import make_s3
 from config.settings import Settings
 from producer.pages import ListedKey, Pages
-from producer.translate import THROTTLED, s3_code
+from producer.translate import FORBIDDEN, MISSING, THROTTLED, s3_code, s3_errors
 
 #: Seconds of the first wait after S3 asked to slow down (boto3 tried five times before); doubled each time.
 FIRST_BACKOFF_S = 1.0
@@ -69,6 +71,19 @@ class Bucket:
                     raise
             time.sleep(random.uniform(wait_s / 2, wait_s))
             wait_s = min(LONGEST_BACKOFF_S, 2 * wait_s)
+
+
+def head_sizes(bucket: str, settings: Settings, keys: Sequence[str]) -> list[int]:
+    """Bytes of these objects, without those that are not there or may not be read."""
+    sizes: list[int] = []
+    with s3_errors(f"read s3://{bucket}"), closing(make_s3(settings)) as s3:
+        for key in keys:
+            try:
+                sizes.append(s3.head_object(Bucket=bucket, Key=key)["ContentLength"])
+            except ClientError as error:
+                if s3_code(error) not in FORBIDDEN | MISSING:
+                    raise
+    return sizes
 
 
 def _take_keys(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:

@@ -14,6 +14,7 @@ class ListedKey(NamedTuple):
     size: int | None = None
     etag: str | None = None
     last_modified: datetime | None = None
+    label: str | None = None
 
 
 Pages = Generator[list[ListedKey], None, None]

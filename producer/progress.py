@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from config.results import Tally
 from producer.status import Phase, RunStatus
 
 Show = Callable[[RunStatus], None]
@@ -29,15 +30,21 @@ def showing_progress(console: Console | None = None) -> Iterator[Show]:
 
 def status_line(status: RunStatus) -> str:
     """One line that says all: `running   1,280 of 10,000 images (12.8 %), 96.1 images/s, 1:31 left`."""
+    if status.phase is Phase.TRAINING and status.training is not None:
+        return f"{status.phase.value:<9} {_amount(status)}, {status.training.line()}"
     facts = [_amount(status)]
     if status.failed:
         facts.append(f"{status.failed:,} given up")
     if status.errors:
         facts.append(f"{status.errors:,} with an error")
+    if ranked := status.tally.get(Tally.RANKED):
+        facts.append(f"top-1 {100 * status.tally[Tally.TOP1] / ranked:.1f} %")
     if status.images_per_s:
         facts.append(f"{status.images_per_s:,.1f} images/s")
     if status.eta_s is not None and not status.ended:
         facts.append(f"{clock(status.eta_s)} left")
+    if status.training is not None and status.training.last is not None:
+        facts.append(status.training.line())
     return f"{status.phase.value:<9} {', '.join(facts)}"
 
 

@@ -21,12 +21,15 @@ import redis
 
 from config.messages import Chunk
 from config.results import ChunkFailure, ChunkPlace
+from config.steps import TRAINING_PLACE, TrainingStep
+from config.training import all_epochs
 from producer.chunker import cut, remaining
 from producer.feed import Feed
-from producer.held import held_places, is_fed, make_asker
+from producer.held import Slot, fed_up_to, held_places, make_asker
 from producer.records import write_failure
-from producer.run import OpenRun, chunks_of, start_feed
+from producer.run import END, OpenRun, chunks_of, start_feed, steps_of
 from producer.status import Phase, RunPoller
+from producer.trained import write_training_failure
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +53,13 @@ LOCK_S = 30
 class Reconciler:
     """Looks again and again, as often as it is asked, but every LOOK_INTERVAL_S at most."""
 
-    def __init__(self, run: OpenRun) -> None:
+    def __init__(self, run: OpenRun, poller: RunPoller | None = None) -> None:
+        """Whoever looks at the run anyway, in the same thread, shares the poller."""
+        #: Where the run's chunks are sent to; whoever resumes the run may say otherwise.
+        self.queue = run.record.queue or run.settings.queue
         self._run = run
         self._run_id = run.address.run_id
-        self._poller = RunPoller(run)
+        self._poller = poller or RunPoller(run)
         self._redis = make_asker(run.settings)
         self._token = secrets.token_hex(8)
         self._looked_at = time.monotonic()
@@ -64,7 +70,8 @@ class Reconciler:
     def look(self) -> Feed | None:
         """Look, if it is time to; a Feed that sends what nobody holds, where there is such a thing.
 
-        Whoever feeds the run in this process does not ask. A broker that is away is asked again next time.
+        While somebody feeds the run, here or elsewhere, it is about what he has sent. A broker that is away is asked
+        again next time.
         """
         if time.monotonic() - self._looked_at < LOOK_INTERVAL_S:
             return None
@@ -85,27 +92,30 @@ class Reconciler:
 
     def _lost(self) -> set[ChunkPlace]:
         """Places that nobody has held in all looks of the last SURE_S."""
-        if is_fed(self._redis, self._run_id) or not self._is_alone():
+        if not self._is_alone():
             self._orphans.clear()
             return set()
+        fed = fed_up_to(self._redis, self._run_id)
         # Who holds what, before what is done: what a worker ends in between is held or done, never neither.
-        held = held_places(self._redis, self._run.settings, self._run_id)
+        held = held_places(self._redis, self._run.settings, self._run_id, {self.queue})
         phase, now = self._poller.poll().phase, time.monotonic()
-        self._unfed_looks += phase is Phase.LISTING
-        if phase is Phase.LISTING and self._unfed_looks == UNFED_LOOKS:
-            self._run.on_event(f"nobody lists this run any more; `pixelherd resume {self._run_id}` goes on")
-        if phase is not Phase.RUNNING:
-            self._orphans.clear()
-            return set()
-        self._orphans = {place: self._orphans.get(place, now) for place in self._unheld(held)}
+        if phase is Phase.LISTING and fed is None:
+            self._unfed_looks += 1
+            if self._unfed_looks == UNFED_LOOKS:
+                self._run.on_event(f"nobody lists this run any more; `pixelherd resume {self._run_id}` goes on")
+        going_on = phase is Phase.RUNNING or (phase is Phase.LISTING and fed is not None)
+        unheld = set(self._unheld(held, fed)) if going_on else set()
+        if phase is Phase.TRAINING and fed is None:
+            unheld = {TRAINING_PLACE} - held
+        self._orphans = {place: self._orphans.get(place, now) for place in unheld}
         return {place for place, since in self._orphans.items() if now - since >= SURE_S}
 
-    def _unheld(self, held: Collection[ChunkPlace]) -> Iterator[ChunkPlace]:
+    def _unheld(self, held: Collection[ChunkPlace], before: Slot | None) -> Iterator[ChunkPlace]:
         size = self._run.record.chunk_size
         by_chunk: defaultdict[tuple[int, int], set[ChunkPlace]] = defaultdict(set)
         for place in held:
             by_chunk[place.part, place.start - place.start % size].add(place)
-        for whole, settled in self._poller.unsettled():
+        for whole, settled in self._poller.unsettled(before):
             yield from remaining(whole, settled | by_chunk[whole.part, whole.start])
 
     def _is_alone(self) -> bool:
@@ -120,18 +130,32 @@ class Reconciler:
         self._sent.update(lost)
         count = len(lost)
         logger.warning("run=%s reconcile=sent chunks=%d", self._run_id, count)
-        self._run.on_event(f"{count} chunk{'s' if count > 1 else ''} had got lost on the way; enqueued again")
+        what = "an epoch" if TRAINING_PLACE in lost else f"{count} chunk{'s' if count > 1 else ''}"
+        self._run.on_event(f"{what} had got lost on the way; enqueued again")
         parts = sorted({place.part for place in lost})
-        return start_feed(self._run, iter(parts), partial(self._again, lost), self._run.settings.queue, Event())
+        return start_feed(self._run, iter(parts), partial(self._again, lost), self.queue, Event())
 
-    def _again(self, lost: Collection[ChunkPlace], part: int) -> Iterator[Chunk]:
+    def _again(self, lost: Collection[ChunkPlace], part: int) -> Iterator[Chunk | TrainingStep]:
         """The lost chunks of a part, but for those that were sent too often; they are given up."""
+        if part == END:
+            yield from self._step_again()
+            return
         for chunk in lost_chunks(self._run, part, lost):
             sent = self._sent[ChunkPlace.parse(chunk.chunk_id)]
             if sent <= MOST_SENDS:
                 yield chunk
             else:
                 write_failure(self._run.store, self._run.address, _lost_for_good(chunk, sent))
+
+    def _step_again(self) -> Iterator[TrainingStep]:
+        """The lost epoch, unless it was sent too often: each one that is done since counts for it."""
+        sent, run = self._sent[TRAINING_PLACE], self._run
+        for step in steps_of(run):
+            if sent <= MOST_SENDS + len(all_epochs(step.training)):
+                yield step
+            else:
+                error = f"enqueued {sent} times, and each time it was gone; do workers refuse it?"
+                write_training_failure(run.store, run.address, step, error)
 
 
 def lost_chunks(run: OpenRun, part: int, lost: Collection[ChunkPlace]) -> Iterator[Chunk]:

@@ -13,7 +13,11 @@ from producer.translate import s3_errors
 
 
 def write_run(store: S3Store, run: RunAddress, record: RunRecord) -> None:
-    """Put job.json; never over another run's."""
+    """Put job.json; never over another run's, and never inside of another run's folder."""
+    for key in run.outer_job_keys:
+        found = _read(store, key, f"read s3://{run.bucket}/{key}")
+        if found is not None and RunRecord.is_one(found):
+            raise UsageError(f"results cannot go into another run's folder: s3://{run.bucket}/{key} stands there")
     with s3_errors(f"write {run}"):
         try:
             obstore.put(store, run.job_key, record.to_json(), mode="create")
@@ -23,10 +27,22 @@ def write_run(store: S3Store, run: RunAddress, record: RunRecord) -> None:
 
 def read_run(store: S3Store, run: RunAddress) -> RunRecord:
     """What the run was asked for; UsageError where there is no run."""
-    body = _read(store, run.job_key, f"read {run}")
-    if body is None:
+    record = find_run(store, run)
+    if record is None:
         raise UsageError(f"there is no run at {run}")
-    return RunRecord.from_json(body)
+    return record
+
+
+def find_run(store: S3Store, run: RunAddress) -> RunRecord | None:
+    """As `read_run`; None where there is no run."""
+    body = _read(store, run.job_key, f"read {run}")
+    return None if body is None else RunRecord.from_json(body)
+
+
+def write_page(store: S3Store, run: RunAddress, page: str) -> None:
+    """Put report.html."""
+    with s3_errors(f"write {run}"):
+        obstore.put(store, run.report_key, page.encode(), attributes={"Content-Type": "text/html; charset=utf-8"})
 
 
 def write_frozen(store: S3Store, run: RunAddress, frozen: FrozenManifest) -> None:
@@ -54,13 +70,19 @@ def write_failure(store: S3Store, run: RunAddress, failure: ChunkFailure) -> Non
 
 
 def is_cancelled(store: S3Store, run: RunAddress) -> bool:
-    """Whether the run was cancelled, at the price of one HEAD."""
+    """Whether the run was cancelled or stopped, at the price of one HEAD."""
     with s3_errors(f"read {run}"):
         try:
             obstore.head(store, run.cancelled_key)
         except FileNotFoundError:
             return False
     return True
+
+
+def read_cancellation(store: S3Store, run: RunAddress) -> Cancellation | None:
+    """What has the workers leave this run's chunks alone: a person, or one of them for a reason; mostly nothing."""
+    body = _read(store, run.cancelled_key, f"read {run}")
+    return None if body is None else Cancellation.from_json(body)
 
 
 def delete(store: S3Store, run: RunAddress, key: str) -> None:
@@ -77,10 +99,16 @@ def list_names(store: S3Store, folder: str, after: str | None = None) -> Iterato
 
     `after` may be any text: `00007-` begins with the chunks of part 7.
     """
+    for name, _ in list_written(store, folder, after):
+        yield name
+
+
+def list_written(store: S3Store, folder: str, after: str | None = None) -> Iterator[tuple[str, datetime]]:
+    """As `list_names`, each with the time of its last PUT."""
     with s3_errors(f"list {folder}"):
         for page in obstore.list(store, folder, offset=None if after is None else folder + after):
             for found in page:
-                yield found["path"].rpartition("/")[2].partition(".")[0]
+                yield found["path"].rpartition("/")[2].partition(".")[0], found["last_modified"]
 
 
 def _read(store: S3Store, key: str, doing: str) -> bytes | None:

@@ -6,18 +6,24 @@ from functools import partial
 from itertools import chain
 from threading import Event
 
+import pyarrow as pa
+
 from config.errors import SourceError, UsageError
 from config.messages import Chunk
-from config.results import ChunkPlace
-from producer.chunker import cut, outermost, part_size, remaining
+from config.results import ChunkPlace, outermost
+from config.steps import TrainingStep
+from producer.chunker import cut, part_size, remaining
 from producer.enqueuer import check_broker
 from producer.feed import Feed
-from producer.frozen import Totals, count_parts, read_part, take_part, totals_of
+from producer.frozen import Totals, count_parts, is_same_list, read_part, take_part, totals_of
+from producer.labels import parse_labels
 from producer.lister import open_listing
 from producer.pages import ListedKey
-from producer.records import delete, is_cancelled, list_names, read_frozen, write_cancelled
-from producer.run import OpenRun, chunks_of, freeze_end, freeze_rest, start_feed
+from producer.records import delete, list_names, read_cancellation, read_frozen, write_cancelled
+from producer.run import END, OpenRun, chunks_of, freeze_end, freeze_rest, start_feed, steps_of
 from producer.source import KEYS_TEXT, GlobSource, PrefixSource, parse_source
+from producer.trained import forget_failure
+from producer.validation import find_validation, list_validation, with_validation
 
 
 def cancel_run(run: OpenRun) -> None:
@@ -32,17 +38,25 @@ def resume_run(run: OpenRun, *, even_cancelled: bool = False) -> Feed:
     sent a second time, and costs a worker one HEAD.
     """
     check_broker(run.settings)
-    if is_cancelled(run.store, run.address):
-        if not even_cancelled:
+    ended = read_cancellation(run.store, run.address)
+    if ended is not None:
+        if ended.reason is None and not even_cancelled:
             raise UsageError(f"{run.address.run_id} was cancelled; say so if it shall go on after all")
         delete(run.store, run.address, run.address.cancelled_key)
     stopped = Event()
     parts = count_parts(run.store, run.address)
     rest = iter(()) if read_frozen(run.store, run.address) else _go_on_listing(run, parts, stopped)
     given_up = frozenset(list_names(run.store, run.address.failures))
+    if run.record.job.training is not None:
+        forget_failure(run.store, run.address)
     return start_feed(
-        run, chain(range(parts), rest), partial(missing_chunks, run, given_up), run.settings.queue, stopped
+        run, chain(range(parts), rest, [END]), partial(missing_messages, run, given_up), run.settings.queue, stopped
     )
+
+
+def missing_messages(run: OpenRun, given_up: frozenset[str], part: int) -> Iterator[Chunk | TrainingStep]:
+    """The chunks of a part that are missing; at the END the epoch that is."""
+    yield from steps_of(run) if part == END else missing_chunks(run, given_up, part)
 
 
 def missing_chunks(run: OpenRun, given_up: frozenset[str], part: int) -> Iterator[Chunk]:
@@ -87,25 +101,33 @@ def _go_on_listing(run: OpenRun, parts: int, stopped: Event) -> Iterator[int]:
     if frozen.num_rows < part_size(parts - 1, run.record.chunk_size):
         freeze_end(run, parts, totals)  # a part that is not full is the last one: only the mark was missing
         return iter(())
-    return freeze_rest(run, _list_behind(run, frozen["key"].to_pylist(), parts), parts, totals, stopped)
+    return freeze_rest(run, _list_behind(run, frozen, parts), parts, totals, stopped)
 
 
-def _list_behind(run: OpenRun, last: list[str] | None, parts: int) -> Iterator[ListedKey]:
-    """The keys behind those of `parts` frozen parts, of which `last` is the last one's."""
+def _list_behind(run: OpenRun, last: pa.Table | None, parts: int) -> Iterator[ListedKey]:
+    """The keys behind those of `parts` frozen parts, of which `last` is the last one."""
     record = run.record
     if record.source == KEYS_TEXT:
         raise UsageError(f"{run.address.run_id} was given key by key and not all were stored; submit those keys again")
     source = parse_source(record.source, record.bucket)
-    if last is not None and isinstance(source, PrefixSource | GlobSource):
-        return open_listing(source, run.settings, record.job.output, after=last[-1]).keys
-    keys = open_listing(source, run.settings, record.job.output).keys
+    labels = parse_labels(record.labels, source) if record.labels else None
+    validation = find_validation(record.job.training, source, record.labels)
+    output = record.job.output
+    behind = None if last is None else last["key"][-1].as_py()
+    if validation is not None and behind is not None and validation.holds(behind):
+        return list_validation(validation, run.settings, output, behind)
+    if behind is not None and isinstance(source, PrefixSource | GlobSource):
+        listing = open_listing(source, run.settings, output, behind, labels)
+        return with_validation(listing, validation, run.settings, output).keys
+    listing = open_listing(source, run.settings, output, labels=labels)
+    keys = with_validation(listing, validation, run.settings, output).keys
     return keys if last is None else _skip_parts(run, keys, last, parts)
 
 
-def _skip_parts(run: OpenRun, keys: Iterator[ListedKey], last: list[str], parts: int) -> Iterator[ListedKey]:
+def _skip_parts(run: OpenRun, keys: Iterator[ListedKey], last: pa.Table, parts: int) -> Iterator[ListedKey]:
     """A file cannot be entered behind a key: read it again up to there, and see that it is still the same."""
     for part in range(parts):
         again = take_part(keys, part_size(part, run.record.chunk_size))
-    if again["key"].to_pylist() != last:
+    if not is_same_list(again, last):
         raise SourceError(f"{run.record.source} has changed since {run.address.run_id} began; start a new run")
     yield from keys

@@ -142,7 +142,7 @@ def literal_prefix(pattern: str) -> str:
 def glob_pattern(pattern: str) -> re.Pattern[str]:
     """The pattern as a regular expression for a whole key."""
     try:
-        return re.compile("|".join(f"(?:{_translate(choice)})" for choice in _choices(pattern)), re.DOTALL)
+        return re.compile("|".join(f"(?:{translate_glob(choice)})" for choice in _choices(pattern)), re.DOTALL)
     except re.error as error:
         raise SourceError(f"{pattern!r} is no pattern: {error.msg}") from error
 
@@ -169,7 +169,8 @@ _GLOB_TOKENS: tuple[tuple[re.Pattern[str], str], ...] = (
 _GLOB_CLASS = re.compile(r"\[(!?)([^\]]+)\]")
 
 
-def _translate(pattern: str) -> str:
+def translate_glob(pattern: str) -> str:
+    """A glob without choices as a regular expression."""
     place, regex = 0, ""
     while place < len(pattern):
         token = next(((found, to) for token, to in _GLOB_TOKENS if (found := token.match(pattern, place))), None)

@@ -3,19 +3,21 @@
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 import obstore
 
-from config.results import ChunkPlace, ChunkSummary, FrozenManifest, Status
-from producer.chunker import count_chunks, outermost
+from config.results import ChunkPlace, ChunkSummary, FrozenManifest, Status, Tally, outermost
+from producer.chunker import count_chunks
 from producer.frozen import count_parts, read_part, totals_of
-from producer.ledger import Ledger
-from producer.records import is_cancelled, list_names, read_frozen
+from producer.ledger import Ledger, Slot
+from producer.records import list_names, read_cancellation, read_frozen
 from producer.run import OpenRun
+from producer.speed import MOMENT_S, WarmSpeed
+from producer.trained import TrainingPoller, TrainingStatus
 from producer.translate import s3_errors
 
 #: GETs of summaries in flight; a thousand are read in about a second.
@@ -28,15 +30,13 @@ RATE_WINDOW_S = 60.0
 #: A window holds so many chunks of a worker at least; a slow network takes minutes for one.
 RATE_CHUNKS = 3
 
-#: Seconds below which nothing is divided.
-MOMENT_S = 0.001
-
 
 class Phase(StrEnum):
     """Where a run is."""
 
     LISTING = "listing"
     RUNNING = "running"
+    TRAINING = "training"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -48,7 +48,10 @@ ENDED = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """A run at one moment; done + failed + remaining = images, once the listing has ended."""
+    """A run at one moment; done + failed + remaining = images, once the listing has ended.
+
+    `warm_images_per_s` leaves out the first chunk of each process, in which it loads the network.
+    """
 
     run_id: str
     address: str
@@ -67,6 +70,11 @@ class RunStatus:
     ended_at: datetime | None
     seconds: dict[str, float]
     size_bytes: int
+    reason: str | None = None
+    tally: dict[Tally, int] = field(default_factory=dict)
+    machines: int = 0
+    warm_images_per_s: float | None = None
+    training: TrainingStatus | None = None
 
     @property
     def remaining(self) -> int | None:
@@ -86,6 +94,7 @@ class RunStatus:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for a program."""
         values = asdict(self) | {"remaining": self.remaining, "errors": self.errors}
+        values["training"] = self.training.to_json() if self.training else None
         return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
 
 
@@ -107,6 +116,12 @@ class RunPoller:
         self._started_at: datetime | None = None
         self._ended_at: datetime | None = None
         self._recent: deque[tuple[datetime, int]] = deque()
+        self._machines: set[str] = set()
+        self._warm = WarmSpeed()
+        self._reason: str | None = None  # of a worker that stopped the run
+        trains = run.record.job.training is not None
+        self._trainer = TrainingPoller(run.store, run.address, run.record) if trains else None
+        self._training: TrainingStatus | None = None
 
     def poll(self) -> RunStatus:
         """Look now."""
@@ -136,28 +151,53 @@ class RunPoller:
             ended_at=self._ended_at if phase in ENDED else None,
             seconds={stage: round(spent, 3) for stage, spent in sorted(self._seconds.items())},
             size_bytes=self._size_bytes,
+            reason=self._reason,
+            tally=dict(self._ledger.tally),
+            machines=len(self._machines),
+            warm_images_per_s=self._warm.images_per_s,
+            training=self._training,
         )
 
-    def unsettled(self) -> Iterator[tuple[ChunkPlace, set[ChunkPlace]]]:
+    def unsettled(self, before: Slot | None = None) -> Iterator[tuple[ChunkPlace, set[ChunkPlace]]]:
         """Chunks that were not done at the last poll, each with the places inside it that are done or given up.
 
-        Nothing while keys are being listed.
+        Those before a slot only, where one is given; nothing while keys are being listed and none is given.
         """
         size = self._run.record.chunk_size
         given_up: defaultdict[tuple[int, int], set[ChunkPlace]] = defaultdict(set)
         for place in self._failures:
             given_up[place.part, place.start - place.start % size].add(place)
-        for whole, done in self._ledger.unfilled(self._frozen) if self._frozen else ():
+        if self._frozen is None and before is None:
+            return
+        for whole, done in self._ledger.unfilled(self._frozen, before):
             yield whole, done | given_up[whole.part, whole.start]
 
     def _phase(self, images: int | None, done: int, failed: int) -> Phase:
+        self._reason = None
         if images is not None and done == images:
-            return Phase.DONE
-        if is_cancelled(self._run.store, self._run.address):
-            return Phase.CANCELLED
+            learnt = self._learning()
+            if learnt is not Phase.TRAINING:
+                return learnt
+        ended = read_cancellation(self._run.store, self._run.address)
+        if ended:
+            self._reason = ended.reason
+            return Phase.FAILED if ended.reason else Phase.CANCELLED
         if images is None:
             return Phase.LISTING
+        if done == images:
+            return Phase.TRAINING
         return Phase.FAILED if done + failed == images else Phase.RUNNING
+
+    def _learning(self) -> Phase:
+        """Where the training is, when all images are done; DONE where there is none."""
+        if self._trainer is None:
+            return Phase.DONE
+        self._training = self._trainer.poll()
+        failure = self._training.failure
+        if failure is not None:
+            self._reason = f"the training was given up in epoch {failure.epoch}: {failure.error}"
+            return Phase.FAILED
+        return Phase.TRAINING if self._training.summary is None else Phase.DONE
 
     # What S3 holds
 
@@ -166,14 +206,19 @@ class RunPoller:
         new = [name for name in names if not self._ledger.knows(ChunkPlace.parse(name))]
         with ThreadPoolExecutor(READ_THREADS, "status") as pool:
             for summary in pool.map(self._read_summary, new):
-                self._absorb(summary)
+                if summary is not None:
+                    self._absorb(summary)
         self._ledger.settle(self._frozen)
         self._recent = deque(sorted(self._recent))
 
-    def _read_summary(self, name: str) -> ChunkSummary:
+    def _read_summary(self, name: str) -> ChunkSummary | None:
+        """None where it was withdrawn since it was listed: the chunk goes on as halves."""
         key = self._run.address.summary_key(name)
         with s3_errors(f"read {key}"):
-            return ChunkSummary.from_json(bytes(obstore.get(self._run.store, key).bytes()))
+            try:
+                return ChunkSummary.from_json(bytes(obstore.get(self._run.store, key).bytes()))
+            except FileNotFoundError:
+                return None
 
     def _absorb(self, summary: ChunkSummary) -> None:
         self._ledger.add(summary)
@@ -184,6 +229,8 @@ class RunPoller:
         self._started_at = min(self._started_at or summary.started_at, summary.started_at)
         self._ended_at = max(self._ended_at or summary.ended_at, summary.ended_at)
         self._recent.append((summary.ended_at, summary.images))
+        self._machines.add(summary.worker.rpartition(":")[0])
+        self._warm.add(summary)
 
     def _given_up(self) -> list[int]:
         """Images of each chunk that was given up; what a second delivery did after all is done, not given up."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ssl import SSLCertVerificationError
 from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -27,6 +28,9 @@ REFUSED = {
 
 #: S3's codes for "not you".
 FORBIDDEN = frozenset({"AccessDenied", "AllAccessDisabled", "403"})
+
+#: S3's codes for an object that is not there.
+MISSING = frozenset({"404", "NoSuchKey"})
 
 #: S3's codes for settings that are wrong, whatever is asked.
 MISCONFIGURED = {
@@ -97,9 +101,19 @@ def from_broker(error: BaseException, settings: Settings) -> PixelherdError:
     cause, name = root_cause(error), broker_name(settings)
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return SettingsError(f"the broker {name} refuses user or password: check PIXELHERD_BROKER_URL")
+    if (unproved := _certificate_error(error)) is not None:
+        why = f"the broker {name} shows a certificate that nobody vouches for here ({unproved.verify_message})"
+        return SettingsError(f"{why}: check PIXELHERD_BROKER_CA_FILE and the name in PIXELHERD_BROKER_URL")
     if isinstance(cause, OutOfMemoryError):
         return UnavailableError(f"the broker {name} is full: its maxmemory is reached or near")
     return UnavailableError(f"cannot reach the broker {name}: {_line(cause)}; is Redis running there?")
+
+
+def _certificate_error(error: BaseException | None) -> SSLCertVerificationError | None:
+    """What redis-py wrapped without naming it as the cause."""
+    while error is not None and not isinstance(error, SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -53,7 +53,7 @@ def choose_weights(asked: str | None, model: ModelSpec, settings: Settings) -> W
         )
     if not uri.endswith(SUFFIXES):
         raise UsageError(f"weights {uri} end with neither {' nor '.join(SUFFIXES)}")
-    return Weights(uri=uri, sha256=_stored_sha256(uri, settings) if uri.startswith("s3://") else _file_sha256(uri))
+    return Weights(uri=uri, sha256=hash_weights(uri, settings))
 
 
 def check_keras_host(model: str, host: str = KERAS_HOST) -> None:
@@ -72,22 +72,26 @@ def check_keras_host(model: str, host: str = KERAS_HOST) -> None:
         ) from error
 
 
-def _stored_sha256(uri: str, settings: Settings) -> str:
-    bucket, key = split_uri(uri)
-    with s3_errors(f"read weights {uri}"):
-        return _sha256(obstore.get(make_store(settings, bucket), key).stream())
-
-
-def _file_sha256(uri: str) -> str:
-    path = Path(unquote(urlsplit(uri).path))
+def hash_weights(uri: str, settings: Settings) -> str:
+    """The sha256 (hex) of an object or a file, read to its end."""
+    if uri.startswith("s3://"):
+        bucket, key = split_uri(uri)
+        with s3_errors(f"read weights {uri}"):
+            return hash_bytes(obstore.get(make_store(settings, bucket), key).stream())
     try:
-        with path.open("rb") as file:
-            return _sha256(iter(lambda: file.read(HASHED_AT_ONCE), b""))
+        with local_path(uri).open("rb") as file:
+            return hash_bytes(iter(lambda: file.read(HASHED_AT_ONCE), b""))
     except OSError as error:
         raise UsageError(f"cannot read weights {uri}: {error.strerror}") from error
 
 
-def _sha256(pieces: Iterable[object]) -> str:
+def local_path(uri: str) -> Path:
+    """The file of a file:// URI."""
+    return Path(unquote(urlsplit(uri).path))
+
+
+def hash_bytes(pieces: Iterable[object]) -> str:
+    """The sha256 (hex) of bytes that come in pieces."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(memoryview(piece))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from config.errors import SettingsError
-from producer.commands.outcome import DONE, exit_code, say
+from producer.commands.outcome import DONE, as_json, exit_code, say
 
 IMAGES = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -64,4 +64,34 @@ def flower() -> int:
         text += f", password {settings.flower_password.get_secret_value()} (made for this run)"
     say(text)
     serve_flower(settings)
+    return DONE
+
+
+@click.command()
+@click.option("--fleet", help="Name under which the metrics are published. Default: the settings'.")
+@click.option("--once", is_flag=True, help="Publish once, print the figures, and end.")
+@click.option("--dry-run", is_flag=True, help="Publish nothing and repair nothing.")
+@as_json
+def autoscale(fleet: str | None, once: bool, dry_run: bool, as_json: bool) -> int:
+    """Publish the backlog that a worker group follows.
+
+    Each 30 s the images that are still to do over all runs, and the seconds that the workers need for them, go to
+    CloudWatch; chunks that got lost are enqueued again. Until SIGTERM, or --once.
+    """
+    import logging
+
+    from config.settings import read_settings
+    from producer.autoscale import LOG_FORMAT, look_once, run_autoscale, to_json, to_text
+
+    if as_json and not once:
+        raise click.UsageError("--json goes with --once; without it the figures are lines of the log")
+    settings = read_settings(**({"fleet": fleet} if fleet else {}))
+    logging.basicConfig(level=logging.WARNING if once else logging.INFO, format=LOG_FORMAT)
+    if not once:
+        run_autoscale(settings, say, dry_run=dry_run)
+        return DONE
+    figures, problems = look_once(settings, say, publish=not dry_run)
+    click.echo(to_json(figures, problems) if as_json else to_text(figures))
+    for problem in () if as_json else problems:
+        say(f"could not look: {problem}")
     return DONE

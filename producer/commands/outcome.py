@@ -32,6 +32,8 @@ def follow(run: "Run", no_wait: bool, as_json: bool) -> int:
     else:
         found = run.wait(progress=not as_json)
     show(found, as_json)
+    if found.ended and not as_json:
+        click.echo(f"page      {found.address}/report.html")
     return exit_code(found)
 
 
@@ -43,7 +45,11 @@ def show(found: "RunStatus", as_json: bool) -> None:
         click.echo(json.dumps(found.to_json(), indent=1))
         return
     click.echo(f"{found.run_id}\n{status_line(found)}\nresults   {found.address}/parts/*.parquet")
-    if found.chunks_failed:
+    if found.training is not None and found.training.summary is not None:
+        click.echo(f"model     {found.address}/model.keras")
+    if found.reason:
+        click.echo(f"stopped   {found.reason}")
+    if found.chunks_failed or found.reason:
         click.echo(f"try again pixelherd resume {found.run_id}")
     if found.chunks_done:
         click.echo(f"rows      pixelherd results {found.run_id}\nreport    pixelherd report {found.run_id}")

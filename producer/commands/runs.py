@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from producer.commands.evaluation import labels_option
+from producer.commands.model_options import MODEL, TOP_K, changes_of_model
 from producer.commands.outcome import DONE, as_json, exit_code, follow, say, show
+from producer.commands.training_options import changes_of_training
 
 if TYPE_CHECKING:  # a person who asks for help does not wait for boto3, Celery and pyarrow
     from producer.client import Run
@@ -18,10 +21,17 @@ no_wait = click.option("--no-wait", is_flag=True, help="Return when all chunks a
 @click.command(short_help="Start a run and watch it.")
 @click.argument("mode")
 @click.argument("source", nargs=-1, required=True)
-@click.option("--model", default="efficientnet_lite0", show_default=True, help="`pixelherd models` lists them.")
-@click.option("--top", "top_k", default=5, show_default=True, help="Best classes kept for each image.")
+@MODEL
+@changes_of_model
+@TOP_K
+@click.option("--features", help="Layers, with commas between them. Default: the one before the classifier.")
+@click.option("--pool", help="avg, max, flat or none: what becomes of height and width. Default: none.")
+@click.option("--dtype", help="float32 or float16. Default: float32.")
+@click.option("--with-top", type=click.IntRange(1), help="So many best classes beside the features.")
+@click.option("--yes", "even_large", is_flag=True, help="Features may be larger than the images.")
+@labels_option
+@changes_of_training
 @click.option("--output", help="s3:// base of results. Default: pixelherd-results/ in the bucket of the images.")
-@click.option("--weights", help="imagenet, random, or s3://… or file:///… of a file. Default: the model's own.")
 @click.option("--engine", default="auto", show_default=True, help="auto, openvino or tensorflow.")
 @click.option("--precision", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--chunk-size", type=click.IntRange(1, 1000), help="Images of one task. Default: the settings'.")
@@ -31,7 +41,7 @@ no_wait = click.option("--no-wait", is_flag=True, help="Return when all chunks a
 def submit(
     mode: str, source: tuple[str, ...], chunk_size: int | None, no_wait: bool, as_json: bool, **options: Any
 ) -> int:
-    """Start a run of MODE (classify) over SOURCE and show its progress.
+    """Start a run of MODE (classify, extract_features, evaluate, fine_tune) over SOURCE and show its progress.
 
     SOURCE is a prefix (s3://bucket/photos/), a glob (s3://bucket/**/*.jpg), a manifest (.csv, .jsonl, .parquet
     or .txt, here or in S3), the manifest.json of an S3 Inventory, or several s3:// keys.
@@ -64,20 +74,32 @@ def status(run: str, wait: bool, as_json: bool) -> int:
 def results(run: str, limit: int | None, form: str, to: Path | None, as_json: bool) -> int:
     """The rows of RUN that are written so far.
 
-    JSON is one object a line; in CSV the best classes are JSON inside their cell.
+    JSON is one object a line; in CSV the best classes, and features, are JSON inside their cell.
     """
-    from producer.tables import write_rows
+    from producer.tables import rows_wanted, write_rows
 
-    write_rows(find(run).results(), "json" if as_json else form, to, limit)
+    found, form = find(run), "json" if as_json else form
+    write_rows(found.results(limit=rows_wanted(form, limit)), form, to, found.count_rows())
     return DONE
 
 
 @click.command()
 @click.argument("run")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write it as a page to this file, too.")
 @as_json
-def report(run: str, as_json: bool) -> int:
-    """What RUN was asked for, how it went, how fast."""
-    made = find(run).report()
+def report(run: str, html: Path | None, as_json: bool) -> int:
+    """What RUN was asked for, how it went, how fast.
+
+    Where RUN has ended, the page report.html in its folder is written anew.
+    """
+    found = find(run)
+    made = found.report(survey=html is not None or found.status().ended)
+    if made.status.ended:
+        found.write_page(made)
+    if html is not None:
+        from producer.page import make_page
+
+        write_text(html, make_page(made))
     text = made.to_json() if as_json else made.to_text()
     if made.warning and not as_json:
         text = text.replace(made.warning, click.style(made.warning, fg="red", bold=True), 1)
@@ -107,6 +129,16 @@ def resume(run: str, even_cancelled: bool, no_wait: bool, as_json: bool) -> int:
     Chunks that were given up are tried again. Shows the progress, as submit does.
     """
     return follow(find(run).resume(even_cancelled=even_cancelled), no_wait, as_json)
+
+
+def write_text(to: Path, text: str) -> None:
+    """Write a file; a path that cannot be written is the person's."""
+    from config.errors import UsageError
+
+    try:
+        to.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {to}: {error.strerror}") from error
 
 
 def find(name: str) -> "Run":

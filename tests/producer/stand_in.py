@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from config.clients import make_redis, make_store
-from config.messages import Chunk, Mode
-from config.results import ROW_SCHEMAS, ChunkFailure, ChunkSummary, RunAddress, Status, with_provenance
+from config.layers import known_shapes
+from config.messages import Chunk
+from config.results import ChunkFailure, ChunkSummary, RunAddress, Status, row_schema, with_provenance
 from config.settings import Settings
 
 #: Says how an image ends, by its key.
@@ -59,7 +60,7 @@ def finish_chunk(settings: Settings, chunk: Chunk, judge: Judge = all_ok, chunk_
     run, job = RunAddress.of(chunk.job.output, chunk.job.run_id), chunk.job
     store = make_store(settings, run.bucket)
     statuses = [judge(key) for key in chunk.keys]
-    schema = with_provenance(ROW_SCHEMAS[Mode.CLASSIFY], {"run_id": job.run_id, "model": job.model})
+    schema = with_provenance(row_schema(job, known_shapes(job)), {"run_id": job.run_id, "model": job.model})
     rows = [
         {"key": key, "status": status.value, "class_name": "tabby" if status is Status.OK else None}
         for key, status in zip(chunk.keys, statuses, strict=True)

@@ -5,14 +5,13 @@ from math import ceil
 import pytest
 
 from config.messages import Job
-from config.results import ChunkPlace
+from config.results import ChunkPlace, outermost
 from producer.chunker import (
     FIRST_PART_CHUNKS,
     PART_CHUNKS,
     choose_chunk_size,
     count_chunks,
     keys_before,
-    outermost,
     pack_chunks,
     part_size,
 )

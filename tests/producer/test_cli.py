@@ -227,7 +227,7 @@ def test_flower_is_not_started_open_to_others(typed, monkeypatch):
         ("sumbit classify s3://b/", "Did you mean 'submit'?"),
         ("submit", "Missing argument 'MODE'"),
         ("submit clasify s3://b/", "did you mean classify?"),
-        ("submit fine_tune s3://b/", "cannot be run yet"),
+        ("submit fine_tun s3://b/", "did you mean fine_tune?"),
         ("submit classify b/photos", "begins with s3://"),
         ("submit classify s3://b/ --model resnet5", "did you mean resnet50 or"),
         ("submit classify s3://b/ --top 0", "top_k"),
@@ -283,8 +283,9 @@ def test_parquet_wants_a_file(pixelherd, put_keys, bucket):
 
 
 def test_the_models(typed):
-    rows = typed("models").out.splitlines()[1:]
+    *rows, own = typed("models").out.splitlines()[1:]
     assert [row.split()[0] for row in rows] == list(MODELS)
+    assert "--model s3://bucket/model.keras" in own
     assert [spec["name"] for spec in json.loads(typed("models", "--json").out)] == list(MODELS)
 
 

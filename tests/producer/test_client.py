@@ -19,7 +19,7 @@ from rich.console import Console
 import producer
 from config.messages import Weights
 from config.models import MODELS
-from config.results import ROW_SCHEMAS, RunAddress, Status
+from config.results import RunAddress, Status, row_schema
 from config.settings import Settings, write_settings
 from producer.local_stack import plain_settings
 from producer.ports import free_ports
@@ -50,7 +50,7 @@ def test_a_run_from_submit_to_results(settings, photos):
     table = run.results()
     keys = [f"in/{number:03d}.jpg" for number in range(98)] + ["in/gone.jpg", "in/zoo +ü.jpg"]
     assert table["key"].to_pylist() == keys
-    assert table.schema.equals(ROW_SCHEMAS[run.record.job.mode])
+    assert table.schema.equals(row_schema(run.record.job))
     assert table.schema.metadata[b"pixelherd.run_id"] == run.run_id.encode()
     failed = [row for row in run.results(["key", "status"]).to_pylist() if row["status"] != "ok"]
     assert failed == [{"key": "in/gone.jpg", "status": "missing"}]
@@ -60,7 +60,7 @@ def test_a_run_from_submit_to_results(settings, photos):
 def test_results_before_the_first_row(settings, photos):
     run = producer.submit("classify", photos, settings=settings)
     assert run.results().num_rows == 0
-    assert run.results().schema.equals(ROW_SCHEMAS[run.record.job.mode])
+    assert run.results().schema.equals(row_schema(run.record.job))
     assert run.results(["key"]).schema.names == ["key"]
     run.wait_enqueued(30)
 

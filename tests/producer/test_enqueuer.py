@@ -192,4 +192,20 @@ def answers(settings) -> bool:
 
 
 def test_every_task_has_a_mode_that_asks_for_it():
-    assert set(TASKS.values()) == set(TaskName)
+    assert set(TASKS.values()) == set(TaskName) - {TaskName.TRAIN}  # which workers send themselves
+
+
+@pytest.mark.parametrize(("share", "sent"), [(0.55, True), (0.65, False)])
+def test_nothing_is_sent_to_a_broker_of_which_60_percent_are_in_use(settings, share, sent):
+    """A worker that meets a full Redis loses what it has in its hand, so the rest is left free."""
+    events: list[str] = []
+    with make_redis(settings) as client:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / share))
+        try:
+            with sending(settings, some_chunks(1), events) as (thread, _):
+                wait_until(lambda: events or not thread.is_alive())
+                assert depth(settings) == sent
+                assert not [event for event in events if "maxmemory is reached or near" not in event]
+        finally:
+            client.config_set("maxmemory", 0)
+    assert bool(events) is not sent

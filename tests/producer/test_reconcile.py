@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Callable
+from threading import Thread
 
 import pytest
 
 import producer
 from config.clients import make_celery, make_redis
 from config.custody import custody_key
+from config.messages import Mode
 from config.results import ChunkPlace
 from producer.chunker import remaining
-from producer.held import announced, held_places, is_fed
+from producer.held import announced, fed_up_to, held_places
 from producer.reconcile import MOST_SENDS, Reconciler
-from tests.producer.stand_in import fail_chunk, finish_chunk, queued_chunks, take_chunks
+from producer.request import make_request
+from producer.run import submit_run
+from tests.producer.stand_in import StandIn, fail_chunk, finish_chunk, queued_chunks, take_chunks
 
 
 @pytest.fixture(autouse=True)
@@ -104,16 +108,70 @@ def test_a_wiped_redis_is_filled_again(settings, run):
     assert queued_chunks(settings) == before
 
 
-def test_a_run_that_is_fed_or_watched_by_another_is_left_alone(settings, run):
+def test_a_run_that_another_one_watches_is_left_alone(settings, run):
     take_chunks(settings)
     first, second = Reconciler(run._run), Reconciler(run._run)
-    with make_redis(settings) as client, announced(settings, run.run_id):
-        wait_for(lambda: is_fed(client, run.run_id))
-        assert look(first) == look(second) == 0
     assert first.look() is None
     assert look(second) == 0
     first.close()
     assert look(second) == 6
+
+
+def test_what_gets_lost_of_a_run_that_is_fed_is_sent_again_and_what_is_not_sent_yet_is_not(settings, run):
+    chunks = take_chunks(settings)
+    with make_redis(settings) as client, announced(settings, run.run_id, lambda: (0, chunks[2].start)):
+        wait_for(lambda: fed_up_to(client, run.run_id) == (0, 32))
+        assert look(Reconciler(run._run)) == 2
+        assert queued_chunks(settings) == chunks[:2]
+    with make_redis(settings) as client:
+        wait_for(lambda: fed_up_to(client, run.run_id) is None)
+
+
+def test_a_chunk_that_gets_lost_comes_again_while_the_run_is_still_fed(settings, bucket, put_keys, monkeypatch):
+    """The queue is full for as long as nobody takes from it, so the run is not sent to its end."""
+    monkeypatch.setattr("producer.held.FEEDING_S", 3)
+    narrow = settings.model_copy(update={"chunk_size": 1, "queue_window": 5})
+    put_keys(f"in/{number:05d}.jpg" for number in range(90))
+    run = producer.submit("classify", f"s3://{bucket}/in/", settings=narrow)
+    wait_for(lambda: len(queued_chunks(narrow)) == 5)
+    lost, *others = take_chunks(narrow, 3)
+    for chunk in others:
+        finish_chunk(narrow, chunk)
+    wait_for(lambda: len(queued_chunks(narrow)) == 5)
+    watching = Thread(target=run.wait)
+    watching.start()
+    while lost not in (waiting := queued_chunks(narrow)):
+        assert not run.wait_enqueued(0)
+        if len(waiting) == 5:
+            finish_chunk(narrow, take_chunks(narrow, 1)[0])
+        time.sleep(0.05)
+    with StandIn(narrow):
+        watching.join(60)
+    assert run.status().phase is producer.Phase.DONE
+
+
+def test_a_watcher_with_another_queue_sees_and_sends_where_the_run_s_chunks_are(settings, run):
+    elsewhere = settings.model_copy(update={"queue": "elsewhere"})
+    watched = producer.open_run(str(run.address), settings=elsewhere)
+    reconciler = Reconciler(watched._run)
+    assert look(reconciler) == 0
+    (lost,) = take_chunks(settings, 1)
+    assert look(reconciler) == 1
+    assert lost in queued_chunks(settings)
+    watched.resume()
+    assert watched.wait_enqueued(30)
+    assert len(queued_chunks(elsewhere)) == 6  # where the person who resumes has workers
+    assert watched._reconciler.queue == "elsewhere"
+
+
+def test_a_handful_that_gets_lost_is_sent_where_a_person_waits_for_it(settings, bucket, put_keys):
+    keys = [f"s3://{bucket}/{key}" for key in put_keys(f"in/{number}.jpg" for number in range(3))]
+    request = make_request(Mode.CLASSIFY, keys, settings, settings.now_queue, {})
+    run, feed = submit_run(request, settings, print)
+    assert feed.join(30)
+    lost = take_chunks(settings, queue=settings.now_queue)
+    assert look(Reconciler(run)) == 1
+    assert queued_chunks(settings, settings.now_queue) == lost
 
 
 def test_a_broker_that_is_away_is_asked_again_later(settings, run, monkeypatch):

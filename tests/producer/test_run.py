@@ -160,7 +160,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(settings, bucket, 
     source = f"s3://{bucket}/in/"
     for error, words, arguments, options in (
         (UsageError, "did you mean classify", ("clasify", source), {}),
-        (UsageError, "cannot be run yet", ("fine_tune", source), {}),
+        (UsageError, "have no label by 'folder'", ("fine_tune", source), {}),
         (UnknownModel, "did you mean resnet50", ("classify", source), {"model": "resnet5"}),
         (UsageError, "did you mean openvino", ("classify", source), {"engine": "openvin"}),
         (UsageError, "unknown precision 'half'", ("classify", source), {"precision": "half"}),
