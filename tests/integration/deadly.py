@@ -41,12 +41,21 @@ def _run_out_of_memory() -> None:
     raise MemoryError
 
 
+class UnforeseenError(Exception):
+    """What nobody thought of."""
+
+
+def _surprise() -> None:
+    raise UnforeseenError("a bug")
+
+
 DEEDS = {
     "sigkill": _die_alone,
     "sigsegv": _crash,
     "tree": _die_with_the_whole_worker,
     "hang": _hang,
     "memory": _run_out_of_memory,
+    "bug": _surprise,
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import obstore
+import pytest
 
 import producer
 from benchmarks.herd import Herd, running_herd
@@ -34,6 +35,24 @@ def serving(cache_dir: Path, **changes: Any) -> Iterator[Herd]:
         running_herd(Path(name), 0, cache_dir=cache_dir, **changes) as herd,
     ):
         yield herd
+
+
+def herd_of(**changes: Any) -> tuple[Any, Any]:
+    """Two fixtures for a module, `servers_of_our_own` and `herd`; the second is empty, with no worker, in each test."""
+
+    @pytest.fixture(scope="module")
+    def servers_of_our_own(cache_dir: Path) -> Iterator[Herd]:
+        with serving(cache_dir, **changes) as herd:
+            yield herd
+
+    @pytest.fixture
+    def herd(servers_of_our_own: Herd) -> Iterator[Herd]:
+        with make_redis(servers_of_our_own.settings) as client:
+            client.flushall()
+        yield servers_of_our_own
+        servers_of_our_own.dismiss()
+
+    return servers_of_our_own, herd
 
 
 @dataclass(slots=True)

@@ -101,3 +101,14 @@ def test_a_memory_error_costs_one_row_and_no_process(
     assert run.wait(timeout_s=PATIENCE_S).phase is producer.Phase.DONE
     assert {row["key"]: row["status"] for row in run.results().to_pylist()} == expected
     child.check()
+
+
+def test_an_error_that_nobody_foresaw_gives_the_chunk_up_and_says_so(
+    settings: Settings, store: S3Store, bucket: str, deadly_worker: Callable[..., Child]
+) -> None:
+    plant(store, {3: "bug"})
+    run = producer.submit("classify", f"s3://{bucket}/in/", output=f"s3://{bucket}/out/", settings=settings)
+    child = deadly_worker(chunk_retries=1)
+    assert run.wait(timeout_s=PATIENCE_S).phase is producer.Phase.FAILED
+    assert {failure.error for failure in run.report().failures} == {"UnforeseenError: a bug"}
+    child.check()

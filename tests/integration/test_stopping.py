@@ -2,15 +2,13 @@
 
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import producer
 from benchmarks.herd import Herd
 from config.clients import make_redis
-from tests.integration.herds import hands, serving, submit, wait_until, written
+from tests.integration.herds import hands, herd_of, submit, wait_until, written
 
 #: So many a small run has in any case.
 CHUNK = 16
@@ -28,21 +26,7 @@ SLOW_S = 0.15
 pytestmark = pytest.mark.xdist_group("stopping")
 
 
-@pytest.fixture(scope="module")
-def servers_of_our_own(cache_dir: Path) -> Iterator[Herd]:
-    """Redis, and an S3 server behind a proxy that makes it slow."""
-    with serving(cache_dir, **SETTINGS) as herd:
-        yield herd
-
-
-@pytest.fixture
-def herd(servers_of_our_own: Herd) -> Iterator[Herd]:
-    """Empty, and with no worker."""
-    herd = servers_of_our_own
-    with make_redis(herd.settings) as client:
-        client.flushall()
-    yield herd
-    herd.dismiss()
+servers_of_our_own, herd = herd_of(**SETTINGS)
 
 
 def test_the_chunk_in_hand_ends_after_a_sigterm_and_no_other_begins(herd: Herd) -> None:
