@@ -33,8 +33,9 @@ demo: $(VENV)/demo.stamp ## From a bucket to Parquet on this machine, until Ctrl
 test: check $(if $(CI),$(VENV)/ci.stamp) ## Install what the tests need, run check, then every test (ARGS="-k name")
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/ansible $(ARGS)
 
-fleet: $(VENV)/fleet.stamp ## Test the playbooks against a mock of AWS (installs Ansible, 0.8 GB)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/ansible $(ARGS)
+# One file is one process's: its fixture is a whole fleet, which nobody wants to make twice.
+fleet: $(VENV)/fleet.stamp ## Test the playbooks against a mock of AWS and on machines with systemd (installs Ansible, 0.8 GB)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --dist loadfile tests/ansible $(ARGS)
 
 check: $(VENV)/dev.stamp ## Lint, format, types and import rules: ruff, mypy, import-linter
 	$(BIN)/ruff check .

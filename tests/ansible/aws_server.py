@@ -1,14 +1,16 @@
 """A port -> moto's AWS on loopback, with what the fleet needs of AWS and moto 5.2 lacks or does differently.
 
-Run as `python aws_server.py PORT`. It is a stand-in: what it takes is no proof of what AWS takes.
+Run as `python aws_server.py PORT [ADDRESS]`. It is a stand-in: what it takes is no proof of what AWS takes.
 """
 
 import functools
 import sys
 from typing import Any
 
+from moto.autoscaling.exceptions import ValidationError
 from moto.autoscaling.models import AutoScalingBackend, FakeAutoScalingGroup
 from moto.autoscaling.responses import AutoScalingResponse
+from moto.core.responses import EmptyResult
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.amis import AmiBackend
 from moto.server import main
@@ -78,6 +80,19 @@ def delete_what_belongs_to_a_group(delete: Any, backend: Any, name: str) -> Any:
     return delete(name)
 
 
+def complete_lifecycle_action(response: Any) -> Any:
+    """moto has no such action. AWS lets the machine go, and takes the word only while the group waits for it."""
+    backend, group_name = response.autoscaling_backend, response._get_param("AutoScalingGroupName")
+    hooks = {(hook.auto_scaling_group_name, hook.name) for hook in backend.lifecycle_hooks.values()}
+    if (group_name, response._get_param("LifecycleHookName")) not in hooks:
+        raise ValidationError("No active Lifecycle Action found")
+    backend.terminate_instance(response._get_param("InstanceId"), should_decrement=True)
+    return EmptyResult()
+
+
+AutoScalingResponse.complete_lifecycle_action = complete_lifecycle_action
+
+
 @instead_of(FakeAutoScalingGroup, "replace_autoscaling_group_instances")
 def remove_network_interfaces_with_their_instance(replace: Any, group: Any, *args: Any) -> Any:
     """moto forgets DeleteOnTermination of a launch template's interfaces."""
@@ -89,4 +104,4 @@ def remove_network_interfaces_with_their_instance(replace: Any, group: Any, *arg
 
 
 if __name__ == "__main__":
-    main(["-H", "127.0.0.1", "-p", sys.argv[1]])
+    main(["-H", (*sys.argv[2:], "127.0.0.1")[0], "-p", sys.argv[1]])

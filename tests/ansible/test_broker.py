@@ -66,7 +66,7 @@ def settings(broker, root, tmp_path, monkeypatch):
     path, port = broker
     text = rendered(root, "broker settings").replace(":6379/", f":{port}/")
     file = tmp_path / "settings.toml"
-    file.write_text(text.replace("/etc/redis/broker-cert.pem", str(path / "broker-cert.pem")), encoding="utf-8")
+    file.write_text(text.replace("/etc/pixelherd/broker-ca.pem", str(path / "broker-cert.pem")), encoding="utf-8")
     for name in ("BROKER_URL", "OUTPUT", "S3_REGION", "FLOWER_PASSWORD"):
         monkeypatch.delenv(ENV_PREFIX + name, raising=False)
     monkeypatch.setenv(CONFIG_VARIABLE, str(file))

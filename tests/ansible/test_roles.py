@@ -12,6 +12,7 @@ import pytest
 
 from config.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings
 from tests.test_compose import ROOT, needed, present, tool
+from workers.drain import DRAINED_EXIT_CODE
 
 yaml = needed("yaml")
 
@@ -28,7 +29,7 @@ VARIABLES = {
     "broker_machine__password": "planted-1",
     "broker_machine_private_address": "10.73.0.10",
     "broker_maxmemory_mib": 512,
-    "worker_libraries": "worker",
+    "worker__libraries": "worker",
 }
 
 #: What a person has to say.
@@ -66,10 +67,11 @@ def play(path: Path, tasks: list[dict], **variables) -> None:
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
 
 
+@pytest.mark.timeout(900)  # 12 s on a machine that does nothing else
 def test_ansible_lint_finds_nothing():
     command = [tool("ansible-lint"), "--offline", "--nocolor", "--profile", "production"]
     env = {**os.environ, "PATH": f"{Path(tool('ansible-lint')).parent}:{os.environ['PATH']}"}
-    linted = subprocess.run(command, cwd=ANSIBLE, env=env, capture_output=True, text=True, check=False, timeout=280)
+    linted = subprocess.run(command, cwd=ANSIBLE, env=env, capture_output=True, text=True, check=False, timeout=880)
     assert linted.returncode == 0, linted.stdout
 
 
@@ -127,11 +129,15 @@ RENDERED = {
     "flower": ("flower", "pixelherd-flower.service.j2", "etc/systemd/system/pixelherd-flower.service"),
     "autoscale": ("queue_metric", "pixelherd-autoscale.service.j2", "etc/systemd/system/pixelherd-autoscale.service"),
     "worker": ("worker", "pixelherd-worker.service.j2", "etc/systemd/system/pixelherd-worker.service"),
+    "worker with a GPU": ("worker", "pixelherd-worker.service.j2", "etc/systemd/system/pixelherd-gpu-worker.service"),
     "redis": ("broker", "redis.conf.j2", "etc/redis/redis-pixelherd.conf"),
     "broker settings": ("broker", "settings.toml.j2", "etc/pixelherd/settings.toml"),
     "worker settings": ("broker_machine", "worker_settings.toml.j2", "run/pixelherd/settings.toml"),
 }
-UNITS = ("flower", "autoscale", "worker")
+UNITS = ("flower", "autoscale", "worker", "worker with a GPU")
+
+#: Where a template is rendered with other variables than the rest.
+OTHERWISE = {"worker with a GPU": {"worker__libraries": "gpu"}}
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +145,11 @@ def root(tmp_path_factory):
     """A machine's directories with every template rendered, and stand-ins for the programs that units name."""
     path = tmp_path_factory.mktemp("root")
     tasks = []
-    for role, template, place in RENDERED.values():
+    for name, (role, template, place) in RENDERED.items():
         (path / place).parent.mkdir(parents=True, exist_ok=True)
         source = str(ANSIBLE / "roles" / role / "templates" / template)
         given = {"src": source, "dest": str(path / place), "mode": "0644"}
-        tasks.append({"name": place, "ansible.builtin.template": given})
+        tasks.append({"name": place, "ansible.builtin.template": given, "vars": OTHERWISE.get(name, {})})
     play(path, tasks, playbook_dir=str(ANSIBLE), **WHO)
     for program in ("opt/pixelherd/venv/bin/pixelherd", "opt/pixelherd/venv/bin/python"):
         (path / program).parent.mkdir(parents=True, exist_ok=True)
@@ -175,12 +181,28 @@ def test_a_unit_may_do_little_on_its_machine(root, unit):
     assert judged.returncode == 0, judged.stdout[-300:]
 
 
+def lines_of(root: Path, name: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in rendered(root, name).splitlines() if "=" in line)
+
+
 def test_a_worker_is_stopped_gently(root):
-    unit = dict(line.split("=", 1) for line in rendered(root, "worker").splitlines() if "=" in line)
+    unit = lines_of(root, "worker")
     assert unit["KillMode"] == "mixed"
     assert unit["KillSignal"] == "SIGTERM"
     assert int(unit["TimeoutStopSec"]) >= 100 + 20
     assert unit["User"] == "pixelherd"
+
+
+def test_a_worker_whose_machine_ends_is_not_started_again(root):
+    unit = lines_of(root, "worker")
+    assert unit["Restart"] == "always"
+    assert unit["RestartPreventExitStatus"] == unit["SuccessExitStatus"] == str(DRAINED_EXIT_CODE)
+
+
+def test_only_a_worker_with_a_gpu_sees_devices(root):
+    for unit in UNITS:
+        seen = {lines_of(root, unit)[name] for name in ("PrivateDevices", "ProtectClock")}
+        assert seen == {"no" if "GPU" in unit else "yes"}, unit
 
 
 def test_every_variable_of_a_unit_is_a_setting(root):
@@ -199,6 +221,7 @@ def test_a_settings_file_holds_settings(root, name, monkeypatch):
     settings = read_settings()
     assert settings.broker_url.get_secret_value().startswith("rediss://:planted-1@")
     assert settings.output == "s3://pixelherd-eu-west-1-123456789012/results/"
+    assert settings.autoscaling_group == "pixelherd-demo-workers"
 
 
 def test_redis_forgets_nothing_evicts_nothing_and_speaks_tls_alone(root):
@@ -215,4 +238,4 @@ def test_the_worker_classifies_an_image_before_it_is_baked(tmp_path):
     env = {**os.environ, "PIXELHERD_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=False, timeout=280)
     assert ran.returncode == 0, ran.stderr
-    assert "1 image classified" in ran.stdout
+    assert "1 image classified as envelope" in ran.stdout
