@@ -110,7 +110,7 @@ def _scored(job: Job, which: tuple[Engine, Precision], pictures: Sequence[Path],
 def _score(job: Job, pictures: Sequence[Path], settings: Settings) -> Scored:
     workbench = Workbench(settings)
     network = workbench.network(job)
-    limits = DecodeLimits(workbench.decode_threads, settings.max_image_pixels, settings.decode_pixels)
+    limits = DecodeLimits.of(settings, workbench.decode_threads)
     samples = [Sample(number, path.name, body=path.read_bytes()) for number, path in enumerate(pictures)]
     decoded = [
         sample

@@ -84,7 +84,7 @@ def _measure(bench: Bench) -> Alone:
     samples, fetch_s = _cpu_of(lambda: [_fetch(bench, workbench) for _ in range(FETCH_PASSES)][-1])
     s3_s = cpu_seconds(bench.s3_pid) - before_s3
 
-    limits = DecodeLimits(workbench.decode_threads, bench.settings.max_image_pixels, bench.settings.decode_pixels)
+    limits = DecodeLimits.of(bench.settings, workbench.decode_threads)
     bodies = Budget(bench.settings.fetched_bytes)
     decoded, decode_s = _cpu_of(lambda: list(decode_images(samples, network.spec, limits, bodies)))
 

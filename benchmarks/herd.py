@@ -93,12 +93,13 @@ class Herd:
     workers: list[Supervised] = field(default_factory=list)
     closing: ExitStack = field(default_factory=ExitStack)
 
-    def add_worker(self, **changes: Any) -> Supervised:
+    def add_worker(self, app: str = "workers.app", **changes: Any) -> Supervised:
         """Start a worker; it, and all who follow it, have the herd's settings, changed as given, and one log."""
         name = worker_name()
         settings = self.settings.model_copy(update=changes)
         config = write_config(settings, self.directory / f"worker-{len(self.workers)}.toml")
         command, env = worker_command(settings, name), child_environment(config)
+        command[command.index("workers.app")] = app
         log = self.directory / f"worker-{len(self.workers)}.log"
         program = Program("the worker", command, env, log, partial(_answers, settings, name), WORKER_STOP)
         worker = Supervised(self.closing.enter_context(starting(program)))

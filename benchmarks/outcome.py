@@ -52,7 +52,7 @@ def check_rows(store: S3Store, address: RunAddress, expected: Rows, outcome: Out
     outcome.rows = seen.total()
     outcome.doubled = sum(count - 1 for count in seen.values())
     outcome.lost = len(expected.keys() - rows.keys())
-    outcome.wrong = sum(rows[key] != found for key, found in expected.items() if key in rows)
+    outcome.wrong = sum(found != expected.get(key) for key, found in rows.items()) if expected else 0
     return rows
 
 
@@ -66,8 +66,8 @@ def report(outcome: Outcome) -> None:
     )
 
 
-def print_tables(seed: int, outcomes: list[Outcome], kinds: Iterable[str]) -> None:
-    """Faults by kind, then what became of the rows."""
+def print_tables(seed: int, outcomes: list[Outcome], kinds: Iterable[str]) -> int:
+    """Faults by kind, then what became of the rows; the exit code: 1 where one was lost, doubled or wrong."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     faults: Counter[str] = sum((outcome.faults for outcome in outcomes), Counter())
     struck = Table("fault", "times", title=f"Faults survived, seed {seed}", title_justify="left", box=None)
@@ -80,3 +80,4 @@ def print_tables(seed: int, outcomes: list[Outcome], kinds: Iterable[str]) -> No
     totals.add_row(str(len(outcomes)), str(len(outcomes) * outcomes[0].rows), *(str(sums[name]) for name in numbers))
     console.print(struck)
     console.print(totals)
+    return 0 if all(outcome.good for outcome in outcomes) else 1

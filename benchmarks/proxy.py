@@ -1,4 +1,4 @@
-"""Proxy: from a server's address to a port of the loopback that leads there, until it is told to swallow all."""
+"""Proxy: from a server's address to another port that leads there, until it is told to swallow all."""
 
 import socket
 import threading
@@ -15,12 +15,13 @@ PIECE_BYTES = 65_536
 class Proxy:
     """Passes bytes on in both directions. Closed for a while, it still accepts, and nothing comes through."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str = LOOPBACK) -> None:
         self._target = (LOOPBACK, port)
         self._open = threading.Event()
         self._open.set()
         self._sockets: set[socket.socket] = set()
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=128)
+        self._forgotten: set[socket.socket] = set()
+        self._listener = socket.create_server((address, 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         #: Seconds that each piece of an answer takes.
         self.delay_s = 0.0
@@ -38,6 +39,10 @@ class Proxy:
         for one in list(self._sockets):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def forget(self) -> None:
+        """Let nothing through any more of what is connected now, and tell neither end, like a gateway that restarts."""
+        self._forgotten |= self._sockets
 
     def serve(self) -> None:
         """Accept until closed."""
@@ -68,11 +73,14 @@ class Proxy:
                 self._pass_on(client, server, False)
                 back.join()
                 self._sockets -= pair
+                self._forgotten -= pair
 
     def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with suppress(OSError):
             while piece := source.recv(PIECE_BYTES):
                 self._open.wait()
+                if source in self._forgotten:
+                    continue
                 if answers and self.delay_s:
                     time.sleep(self.delay_s)
                 target.sendall(piece)
@@ -82,9 +90,9 @@ class Proxy:
 
 
 @contextmanager
-def running_proxy(port: int) -> Iterator[Proxy]:
-    """A proxy before this port."""
-    proxy = Proxy(port)
+def running_proxy(port: int, address: str = LOOPBACK) -> Iterator[Proxy]:
+    """A proxy before this port of the loopback; other machines reach it where the address is one of a network."""
+    proxy = Proxy(port, address)
     threading.Thread(target=proxy.serve, daemon=True).start()
     try:
         yield proxy
