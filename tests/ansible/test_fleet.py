@@ -22,7 +22,7 @@ from tests.test_compose import ROOT, present
 
 present("moto")
 present("ansible")
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.xdist_group("fleet")]
+pytestmark = pytest.mark.timeout(1500)
 
 ACCOUNT = "123456789012"
 BUCKET = f"pixelherd-{REGION}-{ACCOUNT}"

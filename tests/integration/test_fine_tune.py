@@ -40,8 +40,6 @@ PATIENCE_S = 400.0
 #: Seconds of one answer of S3 where an epoch is to take long.
 SLOW_S = 1.0
 
-pytestmark = pytest.mark.xdist_group("fine_tune")
-
 
 @pytest.fixture(scope="module")
 def herd(cache_dir: Path) -> Iterator[Herd]:

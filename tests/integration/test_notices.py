@@ -22,8 +22,6 @@ SETTINGS = {"chunk_size": CHUNK, "engine_threads": 1, "decode_threads": 1, "fetc
 #: Seconds that a worker may take to end after its chunk, on a machine that does other things too.
 END_S = 60
 
-pytestmark = pytest.mark.xdist_group("stopping")
-
 
 @pytest.fixture(scope="module")
 def servers_of_our_own(cache_dir: Path) -> Iterator[Herd]:

@@ -17,8 +17,6 @@ SLOW_S = 0.02
 
 SETTINGS = {"chunk_size": CHUNK, "visibility_timeout_s": 8, "engine_threads": 1, "decode_threads": 1}
 
-pytestmark = pytest.mark.xdist_group("redis-dies")
-
 
 servers_of_our_own, herd = herd_of(**SETTINGS)
 

@@ -28,8 +28,6 @@ HANG_S = 16.0
 
 SETTINGS = {"chunk_size": CHUNK, "visibility_timeout_s": 8, "engine_threads": 1, "decode_threads": 1}
 
-pytestmark = pytest.mark.xdist_group("redis-hangs")
-
 servers_of_our_own, herd = herd_of(**SETTINGS)
 
 

@@ -52,8 +52,6 @@ LASTING: dict[str, Answer | Trouble] = {
     "truncated": Trouble.CUT,
 }
 
-pytestmark = pytest.mark.xdist_group("s3-misbehaves")
-
 
 @pytest.fixture(scope="module")
 def proxy(servers: dict[str, Any]) -> Iterator[Proxy]:

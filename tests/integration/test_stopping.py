@@ -3,8 +3,6 @@
 import signal
 import time
 
-import pytest
-
 import producer
 from benchmarks.herd import Herd
 from config.clients import make_redis
@@ -22,8 +20,6 @@ SETTINGS = {
 
 #: Seconds for one image, so that a chunk takes that many times CHUNK.
 SLOW_S = 0.15
-
-pytestmark = pytest.mark.xdist_group("stopping")
 
 
 servers_of_our_own, herd = herd_of(**SETTINGS)
