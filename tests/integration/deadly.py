@@ -41,6 +41,12 @@ def _run_out_of_memory() -> None:
     raise MemoryError
 
 
+def _allocate_without_end() -> None:
+    hoard = []
+    while True:
+        hoard.append(b"\1" * (64 << 20))  # written to: memory that nobody touches is not there yet
+
+
 class UnforeseenError(Exception):
     """What nobody thought of."""
 
@@ -54,6 +60,7 @@ DEEDS = {
     "sigsegv": _crash,
     "tree": _die_with_the_whole_worker,
     "hang": _hang,
+    "allocate": _allocate_without_end,
     "memory": _run_out_of_memory,
     "bug": _surprise,
 }

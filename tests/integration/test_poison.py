@@ -16,26 +16,39 @@ from config.clients import make_redis
 from config.settings import Settings
 from producer.local_stack import child_environment, worker_command, worker_name, write_config
 from producer.processes import Child, Program, Stop, starting
+from tests.conftest import require
 from tests.images import noise
+from tests.integration.cage import Cage, caged
 from tests.integration.deadly import MAGIC
 
 IMAGES = 8
+
+#: Memory of the worker with its child: twice what both take, so that the kernel soon ends whoever wants it all.
+WORKER_BYTES = 1 << 30
 
 #: Seconds for a whole run, deaths and restarts included.
 PATIENCE_S = 200.0
 
 
 @pytest.fixture
-def deadly_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Child]]:
+def cage() -> Iterator[Cage | None]:
+    """What holds a worker to its memory; it outlives the worker."""
+    with caged(WORKER_BYTES) as made:
+        yield made
+
+
+@pytest.fixture
+def deadly_worker(settings: Settings, cage: Cage | None, tmp_path: Path) -> Iterator[Callable[..., Child]]:
     """Start a worker that knows the deadly format; the settings are changed as given."""
     with ExitStack() as stack:
 
-        def start(**changes: object) -> Child:
+        def start(in_cage: bool = False, **changes: object) -> Child:
             changed = settings.model_copy(update=changes)
             config = write_config(changed, tmp_path / "deadly.toml")
             env = child_environment(config) | {"DEADLY_LOG": str(tmp_path / "deaths"), "PYTHONPATH": "."}
             command = worker_command(changed, worker_name())
             command[command.index("workers.app")] = "tests.integration.deadly"
+            command = cage.command(command) if in_cage and cage else command
             program = Program("the worker", command, env, tmp_path / "deadly.log", stop=Stop(patience_s=5))
             return stack.enter_context(starting(program))
 
@@ -69,24 +82,34 @@ POISON = {
     "two in one chunk": {0: "sigkill", 6: "sigkill"},
     "one hangs": {3: "hang"},
     "one kills the whole worker": {4: "tree"},
+    "one allocates without end": {2: "allocate"},
 }
 
 
 @pytest.mark.parametrize("case", POISON)
 def test_poison_is_found_and_its_neighbours_are_served(
-    case: str, settings: Settings, store: S3Store, bucket: str, deadly_worker: Callable[..., Child], tmp_path: Path
+    case: str,
+    settings: Settings,
+    store: S3Store,
+    bucket: str,
+    cage: Cage | None,
+    deadly_worker: Callable[..., Child],
+    tmp_path: Path,
 ) -> None:
+    greedy = "allocate" in POISON[case].values()
+    require(cage or not greedy, "a cgroup that limits memory")
     expected = plant(store, POISON[case])
     limit = 4 if case == "one hangs" else 600
     chunky = settings.model_copy(update={"chunk_size": IMAGES, "visibility_timeout_s": 4, "task_time_limit_s": limit})
     run = producer.submit("classify", f"s3://{bucket}/in/", output=f"s3://{bucket}/out/", settings=chunky)
     assert run.wait_enqueued(60)
-    finish(run, lambda: deadly_worker(visibility_timeout_s=4, task_time_limit_s=limit))
+    finish(run, lambda: deadly_worker(greedy, visibility_timeout_s=4, task_time_limit_s=limit))
 
     rows = run.results().to_pylist()
     assert {row["key"]: row["status"] for row in rows} == expected
     assert len(rows) == IMAGES
     assert run.status().counts == Counter(expected.values())
+    assert bool(cage and cage.kills()) == greedy
     deaths = len((tmp_path / "deaths").read_text().splitlines())
     assert deaths <= len(POISON[case]) * (2 * math.log2(IMAGES) + 3)
     assert make_redis(settings).keys("pixelherd:custody:*") == []
