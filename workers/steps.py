@@ -16,7 +16,7 @@ from workers.app import app, refuse, settings
 from workers.custody import Hold
 from workers.errors import RowsPending, TransientError
 from workers.fate import backoff_s
-from workers.tasks import HELD_RETRY_S, custody, workbench
+from workers.tasks import HELD_RETRY_S, custody, owners, workbench
 from workers.training import Trainer, give_up_training
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ def _train(task: Task, step: TrainingStep, hold: Hold) -> None:
     """Do the epoch and send the next one; an error's type is its fate."""
     tries = task.request.retries + 1
     try:
+        if (not_ours := owners().why_not(step.job)) is not None:
+            refuse(f"{task.name}: {not_ours}")
+            return
         if hold.deaths >= MOST_DEATHS:
             raise ContractError(
                 f"{hold.deaths} processes ended while they trained epoch {step.epoch.name}: "
