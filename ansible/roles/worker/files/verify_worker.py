@@ -32,7 +32,7 @@ def main() -> None:
     limits = DecodeLimits.of(settings, bench.decode_threads)
     batches = in_batches(decode_images([sample], network.spec, limits, bodies), network.engine.batch_size)
     for batch, outputs in infer_batches(network.engine, batches, InferTimes()):
-        (columns,) = classify_images(job, network.labels)(outputs)
+        (columns,) = classify_images(job, network.labels)(outputs, batch.decoded)
         said, score, engine = columns["class_name"], columns["score"], network.engine
         assert len(columns["top_k"]) == job.top_k, columns  # noqa: S101
         print(f"{len(batch.decoded)} image classified as {said} ({score:.2f}) by {engine.name} in {engine.precision}")  # noqa: T201
