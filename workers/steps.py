@@ -61,11 +61,7 @@ def _train(task: Task, step: TrainingStep, hold: Hold) -> None:
         if (not_ours := owners().why_not(step.job)) is not None:
             refuse(f"{task.name}: {not_ours}")
             return
-        if hold.deaths >= MOST_DEATHS:
-            raise ContractError(
-                f"{hold.deaths} processes ended while they trained epoch {step.epoch.name}: "
-                "a smaller batch takes less memory, and PIXELHERD_EPOCH_TIME_LIMIT_S allows more time"
-            )
+        _check_deaths(step, hold)
         following = trainer().train(step, functools.partial(_still_held, hold))
         if following is not None:
             _send(task, following)
@@ -87,6 +83,14 @@ def _train(task: Task, step: TrainingStep, hold: Hold) -> None:
     except Exception as error:  # what Keras or TensorFlow says must not vanish with the message
         logger.exception("chunk=%s error=%s", step.chunk_id, type(error).__name__)
         _give_up(task, step, error)
+
+
+def _check_deaths(step: TrainingStep, hold: Hold) -> None:
+    if hold.deaths >= MOST_DEATHS:
+        raise ContractError(
+            f"{hold.deaths} processes ended while they trained epoch {step.epoch.name}: "
+            "a smaller batch takes less memory, and PIXELHERD_EPOCH_TIME_LIMIT_S allows more time"
+        )
 
 
 def _give_up(task: Task, step: TrainingStep, error: Exception) -> None:
